@@ -1,0 +1,48 @@
+# `make help` lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help run demo test lint bench install dev lock clean
+help:           ## list the targets
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
+
+$(VENV)/.run: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+install: $(VENV)/.run   ## make the virtual environment and install kosreg into it
+dev: $(VENV)/.dev       ## the same, with what tests and linters need
+
+run: install            ## start a node (Ctrl-C ends it)
+	@$(BIN)/kosreg run
+
+demo: install           ## the whole story in a minute
+	@$(BIN)/python -m examples.demo
+
+test: dev               ## all tests (see CONTRIBUTING.md for the long ones)
+	$(BIN)/pytest
+
+lint: dev               ## ruff, mypy --strict, the import rules, unused dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+bench: dev              ## our speed beside a bare aiohttp handler, as a table of ratios
+	$(BIN)/python -m tests.bench.node
+
+lock: dev               ## write the lock files anew from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --python-version 3.11 --universal --generate-hashes --no-annotate --no-header --quiet --upgrade -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --universal --generate-hashes --no-annotate --no-header --quiet -c requirements.lock -o requirements-dev.lock
+
+clean:                  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
