@@ -1,0 +1,125 @@
+"""The values that go into the store and come out of it. No I/O.
+
+`Batch` is one change that is kept whole or not at all. The store numbers it when it gathers a group: row i of the batch
+gets `seq = batch.seq + i`.
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crdt.entry import Entry, Key
+
+COMMIT_SHIFT = 24  # seq = commit number << 24 | row of the group
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry to keep. `prior`: the bytes of what a tombstone buries, so that those who resume later learn whom it
+    concerned.
+    """
+
+    entry: "Entry"
+    prior: bytes | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """One change, kept whole or not at all: entries, then purged keys, then secrets (id, sealed or None to remove).
+
+    `seq` is set by the store when the batch is gathered; 0 before. Not frozen for that one reason.
+    """
+
+    rows: "list[Row]" = field(default_factory=list)
+    purge: "list[Key]" = field(default_factory=list)
+    secrets: list[tuple[str, bytes | None]] = field(default_factory=list)
+    seq: int = 0
+
+    def weight(self) -> int:
+        """Bytes that it holds while it waits, about."""
+        size = 200 * (1 + len(self.rows) + len(self.purge))
+        for row in self.rows:
+            size += len(row.entry.raw) + (len(row.prior) if row.prior else 0)
+        for _, sealed in self.secrets:
+            size += 200 + (len(sealed) if sealed else 0)
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """One entry as it came back: `id` is not yet compared with `raw`."""
+
+    raw: bytes
+    id: bytes
+    seq: int
+    prior: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """What was said in an issued token. `iat`, `exp`: s since 1970; `revoked_at`: ms since 1970."""
+
+    jti: str
+    sub: str
+    scopes: tuple[str, ...]
+    iat: int
+    exp: int
+    label: str = ""
+    revoked_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """A key that signs tokens. `sealed`: by `Store.seal`; `created`: ms since 1970."""
+
+    kid: str
+    sealed: bytes
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """How the schema came to be: `how` is "created", "migrated" (from `previous`) or "current"."""
+
+    how: str
+    version: str
+    previous: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One fault that `Store.verify` found: in which table, which row (as a text), and what is wrong."""
+
+    table: str
+    row: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Counters since the start. `waiting` and `waiting_bytes`: what is not yet on disk. `busy_s`: time spent in
+    commits.
+    """
+
+    commits: int
+    rows: int
+    failed: int
+    waiting: int
+    waiting_bytes: int
+    largest_group: int
+    busy_s: float
+
+
+def entry_checksum(seq: int, id: bytes, raw: bytes, prior: bytes | None) -> int:
+    """CRC-32 of what `load` reads of an entry; the key columns are checked against their index, and by whoever decodes
+    `raw`.
+    """
+    crc = zlib.crc32(raw, zlib.crc32(id, seq & 0xFFFFFFFF))
+    return crc if prior is None else zlib.crc32(prior, crc ^ 1)
+
+
+def row_checksum(values: Iterable[object]) -> int:
+    """CRC-32 of the small tables' rows: all columns in the order of the table."""
+    return zlib.crc32(repr(tuple(values)).encode())
