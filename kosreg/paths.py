@@ -62,6 +62,6 @@ def make_data_dir(path: Path) -> None:
         path.chmod(0o700)
     except OSError as error:
         raise DataDirError(
-            f"{path}: {error.strerror or error}. Choose another with --data-dir or KOSREG_DATA_DIR, or mend its owner and "
-            "permissions."
+            f"{path}: {error.strerror or error}. Choose another with --data-dir or KOSREG_DATA_DIR, or mend its owner "
+            "and permissions."
         ) from error
