@@ -85,6 +85,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "not-acceptable": Kind(
             406, "Not acceptable", "Ask for one of the types that this route offers; application/json always is."
         ),
+        "timeout": Kind(408, "Too slow", "The body did not arrive in time. Send the request again."),
         "conflict": Kind(409, "Conflict", "The state of the registry does not allow this. Read it again, then decide."),
         "gone": Kind(
             410, "Gone", "This version or cursor is too old, or another node's. Ask again without it to begin anew."
