@@ -29,12 +29,14 @@ class Row:
 class Batch:
     """One change, kept whole or not at all: entries, then purged keys, then secrets (id, sealed or None to remove).
 
-    `seq` is set by the store when the batch is gathered; 0 before. Not frozen for that one reason.
+    `seq` is set by the store when the batch is gathered; 0 before. Not frozen for that one reason. `spare`: how many numbers
+    behind its rows stay free, for what its arrival changes in memory.
     """
 
     rows: "list[Row]" = field(default_factory=list)
     purge: "list[Key]" = field(default_factory=list)
     secrets: list[tuple[str, bytes | None]] = field(default_factory=list)
+    spare: int = 0
     seq: int = 0
 
     def weight(self) -> int:
@@ -116,7 +118,7 @@ def entry_checksum(seq: int, id: bytes, raw: bytes, prior: bytes | None) -> int:
     """CRC-32 of what `load` reads of an entry; the key columns are checked against their index, and by whoever decodes
     `raw`.
     """
-    crc = zlib.crc32(raw, zlib.crc32(id, seq & 0xFFFFFFFF))
+    crc = zlib.crc32(raw, zlib.crc32(id, zlib.crc32(b"%d" % seq)))
     return crc if prior is None else zlib.crc32(prior, crc ^ 1)
 
 

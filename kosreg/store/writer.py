@@ -14,11 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from kosreg.store.dialect import Backend, Op, Params, Statements
+from kosreg.store.dialect import Backend, Op, Statements, Values, Write
 from kosreg.store.errors import StoreBusy, StoreClosed, StoreRefused
-from kosreg.store.rows import COMMIT_SHIFT, Batch, StoreStats, entry_checksum, row_checksum
+from kosreg.store.rows import COMMIT_SHIFT, Batch, Row, StoreStats, entry_checksum, row_checksum
 
 MAX_WAITING = 10_000  # rows; more is StoreBusy
 MAX_WAITING_BYTES = 64 << 20
@@ -39,19 +37,17 @@ class _Job:
 
 
 class Writer:
-    """Owns the connection that writes and the task that commits. `last`: the newest commit number that is used up."""
+    """Owns the queue and the task that commits. `last`: the newest commit number that is used up."""
 
     def __init__(
         self,
         backend: Backend,
-        connection: AsyncConnection,
         statements: Statements,
         last: int,
         on_commit: Callable[[list[Batch]], None],
     ) -> None:
         self.last = last
         self._backend = backend
-        self._connection = connection
         self._statements = statements
         self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
@@ -66,7 +62,9 @@ class Writer:
     # --- what others call -----------------------------------------------------------------------------------
 
     def submit(self, batch: Batch | None, ops: list[Op], rows: int, weight: int) -> "asyncio.Future[None]":
-        """Queues one job. Raises StoreBusy over the bounds (a job that finds the queue empty always fits), StoreClosed."""
+        """Queues one job. Raises StoreClosed, or StoreBusy over the bounds (a job that finds nothing waiting always
+        fits).
+        """
         if self._closing:
             raise StoreClosed("nothing more is taken.")
         if self._waiting and (self._waiting + rows > MAX_WAITING or self._waiting_bytes + weight > MAX_WAITING_BYTES):
@@ -134,7 +132,7 @@ class Writer:
         self.last += 1
         began = time.monotonic()
         try:
-            await self._write(self._plan(group, self.last))
+            await self._backend.write(self._plan(group, self.last))
         except Exception as error:
             fault = self._backend.explain(error)
             if isinstance(fault, StoreRefused) and len(group) > 1:
@@ -168,80 +166,72 @@ class Writer:
             if not job.done.done():  # whoever waited may have been cancelled
                 job.done.set_result(None)
 
-    async def _write(self, plan: list[Op]) -> None:
-        async with self._connection.begin():
-            for statement, rows in plan:
-                await self._connection.execute(statement, rows)
-
     def _plan(self, group: Sequence[_Job], commit: int) -> list[Op]:
         """The group as few statements with many rows each. Order is kept within a table, which is all that matters."""
-        runs: dict[str, list[Op]] = {}
-
-        def add(statement: Op, table: str) -> None:
-            run = runs.setdefault(table, [])
-            if run and run[-1][0] is statement[0]:
-                run[-1][1].extend(statement[1])
-            else:
-                run.append((statement[0], list(statement[1])))
-
+        plan = _Plan()
         seq = commit << COMMIT_SHIFT
-        numbered = False
+        told = False  # whether a row of this group is sure to carry its number past a restart
         for job in group:
             if job.batch is not None:
-                seq, purged = self._plan_batch(job.batch, seq, add)
-                numbered = not purged and (numbered or bool(job.batch.rows))
+                self._plan_batch(job.batch, seq, plan)
+                seq += len(job.batch.rows) + job.batch.spare
+                told = not job.batch.purge and (told or bool(job.batch.rows))
             for op in job.ops:
-                add(op, op[0].table.name)  # type: ignore[union-attr]
-        if not numbered:  # no row of this group is sure to carry its number past a restart
-            add((self._statements.put_meta, [meta_params(LAST_COMMIT, b"%d" % commit)]), "meta")
-        return [op for run in runs.values() for op in run]
+                plan.add(op.write, op.rows)
+        if not told:
+            plan.add(self._statements.put_meta, [meta_values(LAST_COMMIT, b"%d" % commit)])
+        return plan.ops()
 
-    def _plan_batch(self, batch: Batch, seq: int, add: Callable[[Op, str], None]) -> tuple[int, bool]:
+    def _plan_batch(self, batch: Batch, seq: int, plan: "_Plan") -> None:
         batch.seq = seq
         if batch.rows:
-            rows: list[Params] = []
-            for row in batch.rows:
-                entry = row.entry
-                rows.append(
-                    {
-                        "seq": seq,
-                        "origin": entry.origin,
-                        "kind": entry.kind,
-                        "name": entry.name,
-                        "cls": int(entry.cls),
-                        "root": entry.root or b"",
-                        "id": entry.id,
-                        "raw": entry.raw,
-                        "prior": row.prior,
-                        "checksum": entry_checksum(seq, entry.id, entry.raw, row.prior),
-                    }
-                )
-                seq += 1
-            add((self._statements.put_entry, rows), "entries")
+            plan.add(self._statements.put_entry, [entry_values(seq + i, row) for i, row in enumerate(batch.rows)])
         if batch.purge:
-            keys: list[Params] = [
-                {"k_origin": k.origin, "k_kind": k.kind, "k_name": k.name, "k_cls": int(k.cls), "k_root": k.root or b""}
-                for k in batch.purge
-            ]
-            add((self._statements.purge_entry, keys), "entries")
+            keys: list[Values] = [(k.origin, k.kind, k.name, int(k.cls), k.root or b"") for k in batch.purge]
+            plan.add(self._statements.drop_entry, keys)
         for service_id, sealed in batch.secrets:
-            add(secret_op(self._statements, service_id, sealed), "secrets")
-        return seq, bool(batch.purge)
+            op = secret_op(self._statements, service_id, sealed)
+            plan.add(op.write, op.rows)
+
+
+class _Plan:
+    """Operations gathered by table; neighbours that run the same statement become one."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, list[Op]] = {}
+
+    def add(self, write: Write, rows: Sequence[Values]) -> None:
+        run = self._runs.setdefault(write.table, [])
+        if not run or run[-1].write is not write:
+            run.append(Op(write, []))
+        run[-1].rows.extend(rows)
+
+    def ops(self) -> list[Op]:
+        return [op for run in self._runs.values() for op in run]
 
 
 def _fail(job: _Job, error: Exception) -> None:
     if not job.done.done():
         job.done.set_exception(error)
-        # A waiter that was cancelled will never ask; asyncio must not report the error as forgotten.
-        job.done.exception()
+        job.done.exception()  # a waiter that was cancelled never asks; asyncio must not report the error as forgotten
+
+
+def entry_values(seq: int, row: Row) -> Values:
+    """In the order of the table (a test compares with the compiled statement)."""
+    e = row.entry
+    checksum = entry_checksum(seq, e.id, e.raw, row.prior)
+    return (seq, e.origin, e.kind, e.name, int(e.cls), e.root or b"", e.id, e.raw, row.prior, checksum)
 
 
 def secret_op(statements: Statements, service_id: str, sealed: bytes | None) -> Op:
     if sealed is None:
-        return statements.drop_secret, [{"k_service_id": service_id}]
-    row: Params = {"service_id": service_id, "sealed": sealed}
-    return statements.put_secret, [row | {"checksum": row_checksum(row.values())}]
+        return Op(statements.drop_secret, [(service_id,)])
+    return Op(statements.put_secret, [with_checksum(service_id, sealed)])
 
 
-def meta_params(key: str, value: bytes) -> Params:
-    return {"key": key, "value": value, "checksum": row_checksum((key, value))}
+def meta_values(key: str, value: bytes) -> Values:
+    return with_checksum(key, value)
+
+
+def with_checksum(*values: object) -> Values:
+    return (*values, row_checksum(values))
