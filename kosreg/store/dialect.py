@@ -1,91 +1,142 @@
 """Where databases differ, seen from the store: the statements, and the seam (`Backend`) that each database fills.
 
-All SQL is SQLAlchemy Core, built once here from the tables of `service_model`; only the upsert needs the dialect's own
-`insert`. PostgreSQL has the same `ON CONFLICT` clause; what it will still need is said beside `Backend`.
+All SQL is written in SQLAlchemy Core from the tables of `service_model` and compiled once, at open. Reads run through
+Core. Writes run the compiled text with the driver's own `executemany`: measured with 64 clients over HTTP, a
+registration costs 80 µs of CPU that way and 105 through Core (and 77 in one private call of the driver: not worth
+leaning on that).
+
+Only the upsert needs the dialect's own `insert`; PostgreSQL has the same ON CONFLICT clause.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Protocol, cast
 
-from sqlalchemy import Delete, Insert, bindparam, delete
+from sqlalchemy import BigInteger, ClauseElement, Delete, Dialect, Insert, Integer, bindparam, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from kosreg.service_model import Base, EntryRow, IssuedTokenRow, MetaRow, SecretRow, TokenKeyRow
 from kosreg.store.errors import StoreError
 
-Params = dict[str, Any]  # the values of one row by column, as Core takes them
-Op = tuple[Insert | Delete, list[Params]]
+Values = tuple[object, ...]
 
-_KEY = ("origin", "kind", "name", "cls", "root")
+_ENTRY_KEY = ("origin", "kind", "name", "cls", "root")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statement:
+    """Compiled once. `columns`: what the values of a row stand for, in this order. `fixed`: values of its own."""
+
+    table: str
+    sql: str
+    columns: tuple[str, ...]
+    fixed: dict[str, object]
+
+    def row(self, **values: object) -> Values:
+        """Values by name, in the order of `columns`. For single rows: it costs more than a tuple."""
+        return tuple(values[name] if name in values else self.fixed[name] for name in self.columns)
+
+
+class Op(NamedTuple):
+    """A statement and the rows to run it for."""
+
+    statement: Statement
+    rows: list[Values]
 
 
 class Backend(Protocol):
     """One database. `kosreg/store/sqlite.py` is the one that exists.
 
-    A PostgreSQL one will have: an advisory lock in place of the lock file, `note` a no-op (the server keeps what it
-    acknowledged), commit numbers from a sequence once several daemons share the database, and no `check` (checksums of
-    pages are the server's).
+    What a PostgreSQL one will be: `prepare` takes an advisory lock in place of the lock file; `note` does nothing (the
+    server keeps what it acknowledged); `integrity` is the server's own business; commit numbers come from a sequence as
+    soon as several daemons share the database. Statements, migrations and types are ready for it (a test compiles all
+    of them).
     """
 
     engine: AsyncEngine
+    warning: str | None  # what `prepare` found that the log should say
 
     async def prepare(self) -> None:
-        """Takes the database for this process. Raises CannotOpen, StoreInUse, DamagedStore."""
+        """Takes the database for this process. Raises CannotOpen (StoreInUse), DamagedStore, StoreFull."""
+
+    async def write(self, ops: Sequence[Op]) -> None:
+        """Runs all in one transaction; returns when it is on disk. Raises the driver's errors: then nothing is kept."""
+
+    async def fetch(self, statement: Statement, values: Values) -> list[Values]:
+        """All rows of one query. Raises the driver's errors."""
 
     def note(self, commit: int) -> None:
-        """Remembers outside the database that a commit is about to be acknowledged."""
+        """Remembers outside the database that this commit is about to be acknowledged. Costs no sync."""
 
     def noted(self) -> int:
-        """The newest commit number that `note` was given, by this process or one before; 0 if not known."""
+        """The newest commit number that `note` was given, by this process or one before it; 0 if that is not known."""
 
     def explain(self, error: BaseException) -> StoreError:
-        """What an error of the driver means."""
+        """What an error of the driver or the system means, and what to do about it."""
 
-    async def check(self) -> list[str]:
-        """Looks for structural damage; one text a fault."""
+    async def integrity(self) -> list[str]:
+        """Looks at the structure of the whole database; one text a fault."""
 
     async def close(self) -> None:
-        """Ends all connections, lets the database go."""
+        """Ends all connections and lets the database go. Bounded in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """The writes, each for many rows at once. Those that delete take the columns of the key, with `k_` before the name."""
+    """`put_…` is insert or replace by key; `drop_…` takes the key; `load` takes `after`, a seq, and `most`, rows."""
 
-    put_entry: Insert
-    purge_entry: Delete
-    put_secret: Insert
-    drop_secret: Delete
-    put_token_key: Insert
-    drop_token_key: Delete
-    put_token: Insert
-    drop_token: Delete
-    put_meta: Insert
+    put_entry: Statement
+    drop_entry: Statement
+    put_secret: Statement
+    drop_secret: Statement
+    put_token_key: Statement
+    drop_token_key: Statement
+    put_token: Statement
+    drop_token: Statement
+    put_meta: Statement
+    load: Statement
 
     @classmethod
-    def of(cls, dialect: str) -> "Statements":
-        """`dialect`: SQLAlchemy's name of it, "sqlite" or "postgresql"."""
-        insert: Callable[[type[Base]], Any] = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    def of(cls, dialect: Dialect) -> "Statements":
+        """Compiled for `dialect`, which must be SQLite's or PostgreSQL's, with positional parameters."""
+        keys: dict[str, tuple[type[Base], Sequence[str]]] = {
+            "entry": (EntryRow, _ENTRY_KEY),
+            "secret": (SecretRow, ("service_id",)),
+            "token_key": (TokenKeyRow, ("kid",)),
+            "token": (IssuedTokenRow, ("jti",)),
+            "meta": (MetaRow, ("key",)),
+        }
+        made = {"load": _compile(dialect, EntryRow, _load())}
+        for field in fields(cls):
+            verb, _, what = field.name.partition("_")
+            if verb in ("put", "drop"):
+                table, key = keys[what]
+                clause = _upsert(dialect, table, key) if verb == "put" else _delete(table, key)
+                made[field.name] = _compile(dialect, table, clause)
+        return cls(**made)
 
-        def put(table: type[Base], key: Sequence[str]) -> Insert:
-            row = insert(table)
-            rest = {c.name: row.excluded[c.name] for c in table.__table__.columns if c.name not in key}
-            statement: Insert = row.on_conflict_do_update(index_elements=list(key), set_=rest)
-            return statement
 
-        def drop(table: type[Base], key: Sequence[str]) -> Delete:
-            return delete(table).where(*(table.__table__.c[name] == bindparam(f"k_{name}") for name in key))
+def _compile(dialect: Dialect, table: type[Base], clause: ClauseElement) -> Statement:
+    compiled = cast(SQLCompiler, clause.compile(dialect=dialect))
+    assert compiled.positional, "rows are tuples"
+    return Statement(table.__tablename__, str(compiled), tuple(compiled.positiontup or ()), dict(compiled.params))
 
-        return cls(
-            put_entry=put(EntryRow, _KEY),
-            purge_entry=drop(EntryRow, _KEY),
-            put_secret=put(SecretRow, ("service_id",)),
-            drop_secret=drop(SecretRow, ("service_id",)),
-            put_token_key=put(TokenKeyRow, ("kid",)),
-            drop_token_key=drop(TokenKeyRow, ("kid",)),
-            put_token=put(IssuedTokenRow, ("jti",)),
-            drop_token=drop(IssuedTokenRow, ("jti",)),
-            put_meta=put(MetaRow, ("key",)),
-        )
+
+def _load() -> ClauseElement:
+    columns = (EntryRow.raw, EntryRow.id, EntryRow.seq, EntryRow.prior, EntryRow.checksum)
+    after, most = bindparam("after", type_=BigInteger), bindparam("most", type_=Integer)
+    return select(*columns).where(EntryRow.seq > after).order_by(EntryRow.seq).limit(most)
+
+
+def _upsert(dialect: Dialect, table: type[Base], key: Sequence[str]) -> Insert:
+    insert: Callable[[type[Base]], Any] = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
+    row = insert(table)
+    rest = {c.name: row.excluded[c.name] for c in table.__table__.columns if c.name not in key}
+    statement: Insert = row.on_conflict_do_update(index_elements=list(key), set_=rest)
+    return statement
+
+
+def _delete(table: type[Base], key: Sequence[str]) -> Delete:
+    return delete(table).where(*(table.__table__.c[name] == bindparam(f"k_{name}") for name in key))

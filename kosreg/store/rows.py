@@ -29,8 +29,8 @@ class Row:
 class Batch:
     """One change, kept whole or not at all: entries, then purged keys, then secrets (id, sealed or None to remove).
 
-    `seq` is set by the store when the batch is gathered; 0 before. Not frozen for that one reason. `spare`: how many numbers
-    behind its rows stay free, for what its arrival changes in memory.
+    `seq` is set by the store when the batch is gathered; 0 before. Not frozen for that one reason. `spare`: how many
+    numbers behind its rows stay free, for what its arrival changes in memory.
     """
 
     rows: "list[Row]" = field(default_factory=list)
@@ -83,11 +83,15 @@ class TokenKey:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """How the schema came to be: `how` is "created", "migrated" (from `previous`) or "current"."""
+    """How the schema came to be, for the log: `how` is "created", "migrated" (from `previous`) or "current".
+
+    `warning`: a text where something was found that an admin should know, though it stopped nothing.
+    """
 
     how: str
     version: str
     previous: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,15 @@ memory.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kosreg.service_model import Base, EntryRow, IssuedTokenRow, MetaRow, SecretRow, TokenKeyRow
-from kosreg.store.dialect import Backend, Op, Params, Statements
+from kosreg.store.dialect import Backend, Op, Statement, Statements
 from kosreg.store.errors import CannotOpen, DamagedStore, ForeignStore, StoreClosed, StoreError
 from kosreg.store.rows import (
     COMMIT_SHIFT,
@@ -36,11 +36,13 @@ from kosreg.store.rows import (
 )
 from kosreg.store.schema import HEAD, upgrade, version_of
 from kosreg.store.sqlite import SQLite, path_of
-from kosreg.store.writer import LAST_COMMIT, Writer, meta_params, secret_op
+from kosreg.store.verify import Verifier
+from kosreg.store.writer import LAST_COMMIT, Writer, meta_values, secret_op, with_checksum
 
 CHUNK = 5_000  # entries: some 10 ms of the reading thread, 4 MB
 
 _ORIGIN, _STORE_KEY, _VERSION_KEY = "origin", "store_key", "version_key"
+_VERSION_KEY_SIZE = 16  # AES-128
 
 
 def _nobody(_batches: list[Batch]) -> None:
@@ -62,10 +64,9 @@ class Store:
         self.on_commit: Callable[[list[Batch]], None] = _nobody
         self.first_seq = 0
         self._backend = backend
-        self._statements = Statements.of(backend.engine.dialect.name)
+        self._statements = Statements.of(backend.engine.dialect)
         self._box: SecretBox
         self._writer: Writer | None = None
-        self._write_connection: AsyncConnection | None = None
 
     # --- open and close -------------------------------------------------------------------------------------
 
@@ -89,8 +90,7 @@ class Store:
 
     @classmethod
     async def _open(cls, backend: Backend, origin: bytes, wrap_key: bytes, readonly: bool) -> "Store":
-        connection = await backend.engine.connect()
-        try:
+        async with backend.engine.connect() as connection:
             if readonly:
                 version = await connection.run_sync(version_of)
                 if version != HEAD:
@@ -99,52 +99,51 @@ class Store:
             else:
                 opened = await connection.run_sync(upgrade)
                 await connection.commit()
-            store = cls(backend, origin, opened, readonly=readonly)
-            last = await store._identify(connection, wrap_key)
-            await connection.rollback()
-            if not readonly:
-                store._write_connection = connection
-                store._writer = Writer(backend, connection, store._statements, last, lambda b: store.on_commit(b))
-                await store._writer.submit(None, [], 0, 0)  # takes this run's number, and shows that writing works
-                store.first_seq = store._writer.last << COMMIT_SHIFT
-            else:
-                await connection.close()
-        except BaseException:
-            await connection.close()
-            raise
+        store = cls(backend, origin, replace(opened, warning=backend.warning), readonly=readonly)
+        last = await store._identify(wrap_key)
+        if not readonly:
+            store._writer = Writer(backend, store._statements, last, lambda batches: store.on_commit(batches))
+            await store._writer.submit(None, [], 0, 0)  # takes this run's number, and shows that writing works
+            store.first_seq = store._writer.last << COMMIT_SHIFT
         return store
 
-    async def _identify(self, connection: AsyncConnection, wrap_key: bytes) -> int:
+    async def _identify(self, wrap_key: bytes) -> int:
         """Whose store it is, its keys, its newest commit number."""
-        rows = (await connection.execute(select(MetaRow.key, MetaRow.value, MetaRow.checksum))).tuples()
-        meta = {k: v for k, v, checksum in rows if self._sound("meta", k, checksum, (k, v))}
-        newest = (await connection.execute(select(func.max(EntryRow.seq)))).scalar() or 0
-        if not meta and not newest and not self.readonly:
-            meta = await self._first(connection, wrap_key)
-        if _ORIGIN not in meta or _STORE_KEY not in meta or _VERSION_KEY not in meta:
+        meta: dict[str, bytes] = dict(await self._all(MetaRow))
+        newest: int = (await self._read(select(func.max(EntryRow.seq))))[0][0] or 0
+        last = max(newest >> COMMIT_SHIFT, int(meta.get(LAST_COMMIT, b"0")))
+        noted = self._backend.noted()
+        if last < noted:
+            raise DamagedStore(
+                f"its newest commit is {last}, but {noted} was acknowledged: the rest, or its log, is gone.",
+                "Run `kosreg doctor`. If you put an older copy back on purpose, remove the .lock file beside it.",
+            )
+        if not meta and not last and not self.readonly:
+            meta = await self._first(wrap_key)
+        if not {_ORIGIN, _STORE_KEY, _VERSION_KEY} <= meta.keys():
             raise DamagedStore("it does not say whose it is.")
         if meta[_ORIGIN] != self.origin:
             raise ForeignStore(f"it was written by {meta[_ORIGIN].hex()}, this node is {self.origin.hex()}.")
         try:
             self._box = SecretBox(SecretBox(wrap_key).decrypt(meta[_STORE_KEY]))
-            self.version_key = self._box.decrypt(meta[_VERSION_KEY])
         except CryptoError as error:
-            raise DamagedStore("its key does not open with the key of this node.") from error
-        last = max(newest >> COMMIT_SHIFT, int(meta.get(LAST_COMMIT, b"0")))
-        noted = self._backend.noted()
-        if last < noted:
-            raise DamagedStore(f"its newest commit is {last}, but {noted} was acknowledged: a part of it is gone.")
+            raise DamagedStore("its own key does not open with the key of this node.") from error
+        self.version_key = self.unseal(meta[_VERSION_KEY])
+        if last and not noted and not self.readonly:
+            # A copy that came without its note may be older than what was told to clients: no cursor of theirs may fit.
+            self.version_key = os.urandom(_VERSION_KEY_SIZE)
+            values = meta_values(_VERSION_KEY, self.seal(self.version_key))
+            await self._backend.write([Op(self._statements.put_meta, [values])])
         return last
 
-    async def _first(self, connection: AsyncConnection, wrap_key: bytes) -> dict[str, bytes]:
+    async def _first(self, wrap_key: bytes) -> dict[str, bytes]:
         store_key = os.urandom(SecretBox.KEY_SIZE)
         meta: dict[str, bytes] = {
             _ORIGIN: self.origin,
             _STORE_KEY: bytes(SecretBox(wrap_key).encrypt(store_key)),
-            _VERSION_KEY: bytes(SecretBox(store_key).encrypt(os.urandom(16))),
+            _VERSION_KEY: bytes(SecretBox(store_key).encrypt(os.urandom(_VERSION_KEY_SIZE))),
         }
-        await connection.execute(self._statements.put_meta, [meta_params(k, v) for k, v in meta.items()])
-        await connection.commit()
+        await self._backend.write([Op(self._statements.put_meta, [meta_values(k, v) for k, v in meta.items()])])
         return meta
 
     async def close(self, within_s: float = 3.0) -> None:
@@ -153,9 +152,6 @@ class Store:
         """
         if self._writer is not None:
             await self._writer.close(within_s)
-        if self._write_connection is not None:
-            connection, self._write_connection = self._write_connection, None
-            await connection.close()
         await self._backend.close()
 
     # --- entries --------------------------------------------------------------------------------------------
@@ -170,22 +166,32 @@ class Store:
         return self._submit(batch, [], rows, batch.weight())
 
     async def load(self) -> AsyncIterator[list[StoredEntry]]:
-        """All entries in the order of their `seq`, in chunks. Raises DamagedStore, never leaves a row out."""
-        columns = (EntryRow.raw, EntryRow.id, EntryRow.seq, EntryRow.prior, EntryRow.checksum)
-        after = -1
-        while True:
-            query = select(*columns).where(EntryRow.seq > after).order_by(EntryRow.seq).limit(CHUNK)
-            rows = await self._read(query)
-            chunk = []
-            for raw, id_, seq, prior, checksum in rows:
-                if entry_checksum(seq, id_, raw, prior) != checksum:
-                    raise DamagedStore(f"the entry with seq {seq} is not as it was written.")
-                chunk.append(StoredEntry(raw, id_, seq, prior))
-            if chunk:
-                yield chunk
-                after = chunk[-1].seq
-            if len(chunk) < CHUNK:
-                return
+        """All entries in the order of their `seq`, in chunks. Raises DamagedStore; never leaves a row out.
+
+        The structure of the file is checked meanwhile on another thread (it costs no time where there are two cores),
+        so the last chunk is not the end: whoever loads must run the iterator out before believing what it got.
+        """
+        load = self._statements.load
+        checking = asyncio.ensure_future(self._backend.integrity())
+        try:
+            after = -1
+            while True:
+                rows: Any = await self._checked(self._backend.fetch(load, load.row(after=after, most=CHUNK)))
+                chunk = []
+                for raw, id_, seq, prior, checksum in rows:
+                    if entry_checksum(seq, id_, raw, prior) != checksum:
+                        raise DamagedStore(f"the entry with seq {seq} is not as it was written.")
+                    chunk.append(StoredEntry(raw, id_, seq, prior))
+                if chunk:
+                    after = chunk[-1].seq
+                    yield chunk
+                if len(rows) < CHUNK:
+                    break
+            faults = await self._checked(checking)
+            if faults:
+                raise DamagedStore("; ".join(faults[:3]) + ".")
+        finally:
+            checking.cancel()
 
     # --- secrets --------------------------------------------------------------------------------------------
 
@@ -214,10 +220,10 @@ class Store:
 
     async def add_token_key(self, key: TokenKey) -> None:
         """Keeps a key (again, with the same kid: replaces)."""
-        await self._put(self._statements.put_token_key, TokenKeyRow, (key.kid, key.sealed, key.created))
+        await self._put(self._statements.put_token_key, key.kid, key.sealed, key.created)
 
     async def drop_token_key(self, kid: str) -> None:
-        await self._submit(None, [(self._statements.drop_token_key, [{"k_kid": kid}])], 1, 400)
+        await self._submit(None, [Op(self._statements.drop_token_key, [(kid,)])], 1, 400)
 
     async def token_keys(self) -> list[TokenKey]:
         """Oldest first."""
@@ -227,21 +233,20 @@ class Store:
         """Keeps what an issued token says (again, with the same jti: replaces)."""
         scopes = " ".join(token.scopes)
         values = (token.jti, token.sub, scopes, token.iat, token.exp, token.label, token.revoked_at)
-        await self._put(self._statements.put_token, IssuedTokenRow, values)
+        await self._put(self._statements.put_token, *values)
 
     async def revoke_token(self, jti: str, at: int) -> bool:
         """Marks it revoked at `at` (ms). False where no such token is kept. A second time keeps the first `at`."""
         for token in await self.tokens():
             if token.jti == jti:
                 if token.revoked_at is None:
-                    values = (token.jti, token.sub, token.scopes, token.iat, token.exp, token.label, at)
-                    await self.add_token(TokenRow(*values))
+                    await self.add_token(replace(token, revoked_at=at))
                 return True
         return False
 
     async def drop_token(self, jti: str) -> None:
         """Forgets a token; for those that expired."""
-        await self._submit(None, [(self._statements.drop_token, [{"k_jti": jti}])], 1, 400)
+        await self._submit(None, [Op(self._statements.drop_token, [(jti,)])], 1, 400)
 
     async def tokens(self) -> list[TokenRow]:
         """Oldest first."""
@@ -257,13 +262,13 @@ class Store:
         """`key` must not be one of the store's own."""
         if key in (_ORIGIN, _STORE_KEY, _VERSION_KEY, LAST_COMMIT):
             raise ValueError(f"{key} is the store's own")
-        await self._submit(None, [(self._statements.put_meta, [meta_params(key, value)])], 1, 400 + len(value))
+        await self._submit(None, [Op(self._statements.put_meta, [meta_values(key, value)])], 1, 400 + len(value))
 
     # --- looking after it -----------------------------------------------------------------------------------
 
     async def verify(self) -> list[Damage]:
-        """Reads everything, also the structure of the file. An empty list: sound."""
-        return [Damage("file", "", text) for text in await self._checked(self._backend.check())]
+        """Reads everything and says all that is wrong with it; an empty list: sound. Also while it is in use."""
+        return await Verifier(self._backend, self.unseal).run()
 
     def stats(self) -> StoreStats:
         return self._writer.stats() if self._writer else StoreStats(0, 0, 0, 0, 0, 0, 0.0)
@@ -275,10 +280,8 @@ class Store:
             raise StoreClosed("it was opened for reading.")
         return self._writer.submit(batch, ops, rows, weight)
 
-    async def _put(self, statement: Any, table: type[Base], values: tuple[Any, ...]) -> None:
-        names = [c.name for c in table.__table__.columns]
-        row: Params = dict(zip(names, (*values, row_checksum(values)), strict=True))
-        await self._submit(None, [(statement, [row])], 1, 1000)
+    async def _put(self, statement: Statement, *values: object) -> None:
+        await self._submit(None, [Op(statement, [with_checksum(*values)])], 1, 1000)
 
     async def _all(self, table: type[Base]) -> list[tuple[Any, ...]]:
         """All rows of a small table, without their checksum. Raises DamagedStore."""

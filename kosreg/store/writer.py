@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kosreg.store.dialect import Backend, Op, Statements, Values, Write
+from kosreg.store.dialect import Backend, Op, Statement, Statements, Values
 from kosreg.store.errors import StoreBusy, StoreClosed, StoreRefused
 from kosreg.store.rows import COMMIT_SHIFT, Batch, Row, StoreStats, entry_checksum, row_checksum
 
@@ -177,7 +177,7 @@ class Writer:
                 seq += len(job.batch.rows) + job.batch.spare
                 told = not job.batch.purge and (told or bool(job.batch.rows))
             for op in job.ops:
-                plan.add(op.write, op.rows)
+                plan.add(op.statement, op.rows)
         if not told:
             plan.add(self._statements.put_meta, [meta_values(LAST_COMMIT, b"%d" % commit)])
         return plan.ops()
@@ -191,7 +191,7 @@ class Writer:
             plan.add(self._statements.drop_entry, keys)
         for service_id, sealed in batch.secrets:
             op = secret_op(self._statements, service_id, sealed)
-            plan.add(op.write, op.rows)
+            plan.add(op.statement, op.rows)
 
 
 class _Plan:
@@ -200,10 +200,10 @@ class _Plan:
     def __init__(self) -> None:
         self._runs: dict[str, list[Op]] = {}
 
-    def add(self, write: Write, rows: Sequence[Values]) -> None:
-        run = self._runs.setdefault(write.table, [])
-        if not run or run[-1].write is not write:
-            run.append(Op(write, []))
+    def add(self, statement: Statement, rows: Sequence[Values]) -> None:
+        run = self._runs.setdefault(statement.table, [])
+        if not run or run[-1].statement is not statement:
+            run.append(Op(statement, []))
         run[-1].rows.extend(rows)
 
     def ops(self) -> list[Op]:
