@@ -32,7 +32,7 @@ class JoseRefused(Exception):
 
 
 class _Registry(JWSRegistry):
-    """Takes `EdDSA` without the warning of joserfc: RFC 9864 prefers `Ed25519`, but most verifiers know the older name."""
+    """Takes `EdDSA` without the warning of joserfc: RFC 9864 prefers `Ed25519`, most verifiers know the older name."""
 
     max_header_length = 4096
 

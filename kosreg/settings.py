@@ -1,0 +1,432 @@
+"""What can be set, with unit, default and trade-off: one frozen typed object, made once by `kosreg.config.load`.
+
+Each table is a class, each setting a field made by `_set`, whose text is what the documentation shows (`describe`). A
+setting that is not here does not exist; one that nobody reads has no place here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from kosreg.auth.caller import ScopeError, parse_scopes
+from kosreg.durations import MAX_TTL, parse_duration
+from kosreg.listen import Listen
+from kosreg.paths import DATABASE
+
+DAY: Final = 86_400
+
+
+def _set(default: Any, text: str, *, unit: str = "", trade: str = "", shown: str | None = None, **bounds: Any) -> Any:
+    """A setting: what it does (`text`), its unit, what turning it costs (`trade`), its default in words (`shown`)."""
+    extra: dict[str, JsonValue] = {"unit": unit, "trade": trade, "shown": shown}
+    if callable(default):
+        return Field(default_factory=default, description=text, json_schema_extra=extra, **bounds)
+    return Field(default, description=text, json_schema_extra=extra, **bounds)
+
+
+def _seconds(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _list(value: object) -> object:
+    """A list as it is; from a text (an environment variable) JSON, or items with commas between them."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"is no JSON list: {error}") from None
+    return [item for item in (part.strip() for part in value.split(",")) if item]
+
+
+def _listen(value: object) -> object:
+    return Listen.parse(value) if isinstance(value, str) else value
+
+
+def _listen_or_off(value: object) -> object:
+    return Listen.parse(value, off=True) if isinstance(value, str) else value
+
+
+def _readable(path: Path) -> Path:
+    path = path.expanduser().absolute()
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ValueError(f"{path} is no file that this user may read")
+    return path
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _host(value: object) -> object:
+    if isinstance(value, str) and ("/" in value or "@" in value or not value.strip() or value != value.strip()):
+        raise ValueError(f"{value[:200]!r} is no host. Write NAME or NAME:PORT, without http://")
+    return value
+
+
+def _advertised(value: object) -> object:
+    if isinstance(value, str) and (listen := Listen.parse(value)).kind == "tcp":
+        return listen.authority
+    raise ValueError("others can only dial HOST:PORT")
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+_STORES: Final = {
+    "sqlite": "sqlite+aiosqlite",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+}
+
+
+def _store_url(value: object) -> object:
+    if not isinstance(value, str) or not value:
+        return value
+    scheme, found, rest = value.partition("://")
+    if not found or scheme not in _STORES:
+        raise ValueError("is no URL of a store. Write sqlite:///PATH (four slashes in all for an absolute path)")
+    return f"{_STORES[scheme]}://{rest}"
+
+
+def _cache_url(value: object) -> object:
+    if isinstance(value, str) and value and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("is no URL of a Redis. Write redis://HOST:PORT/0, rediss://… or unix://PATH")
+    return value
+
+
+def _issuer_scopes(value: object) -> object:
+    value = _list(value)
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        try:
+            parse_scopes(value)
+        except ScopeError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+Seconds = Annotated[int, BeforeValidator(_seconds)]
+Where = Annotated[Listen, BeforeValidator(_listen), PlainSerializer(str)]
+WhereOrOff = Annotated[Listen, BeforeValidator(_listen_or_off), PlainSerializer(str)]
+File = Annotated[Path, AfterValidator(_readable)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class NodeSettings(_Table):
+    """Who this node is to people. Who it is to machines is its key."""
+
+    name: str = _set(
+        socket.gethostname,
+        "The node's display name, shown to people; nothing depends on it.",
+        shown="the machine's host name",
+        min_length=1,
+        max_length=128,
+    )
+
+
+class ApiSettings(_Table):
+    """Where agents reach the node."""
+
+    listen: Where = _set(
+        Listen("tcp", "127.0.0.1", 7480),
+        "Where the API listens: HOST:PORT, [IPV6]:PORT or unix:PATH.",
+        trade="Other than loopback or a Unix socket, tokens travel over a network: that takes tls_cert and tls_key, "
+        "or insecure = true. A Unix socket is the fastest, but browsers cannot reach it.",
+    )
+    allowed_hosts: Annotated[tuple[Annotated[str, BeforeValidator(_host)], ...], NoDecode, BeforeValidator(_list)] = (
+        _set(
+            (),
+            "Further Host headers that the API answers to, as NAME or NAME:PORT, beside its own address.",
+            trade="Each one lets pages under that name talk to the node (DNS rebinding): list only your own names.",
+            max_length=64,
+        )
+    )
+    tls_cert: File | None = _set(None, "A PEM file with the API's certificate, then its chain.")
+    tls_key: File | None = _set(None, "A PEM file with the private key of tls_cert.")
+    insecure: bool = _set(
+        False,
+        "Serve plain HTTP on an address that others can reach.",
+        trade="Whoever can read the network can take tokens. For a trusted network, or behind a proxy that does TLS.",
+    )
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            there, absent = ("tls_cert", "tls_key") if self.tls_key is None else ("tls_key", "tls_cert")
+            raise ValueError(f"api.{there} is set, but api.{absent} is not. Set both, or neither")
+        if self.listen.kind == "unix" and self.tls_cert is not None:
+            raise ValueError("a Unix socket takes no TLS. Remove api.tls_cert and api.tls_key")
+        if not self.listen.is_local and self.tls_cert is None and not self.insecure:
+            raise ValueError(
+                f"api.listen = {self.listen} can be reached from other machines, and tokens would travel unprotected. "
+                "Listen on 127.0.0.1 or unix:PATH, set api.tls_cert and api.tls_key, or api.insecure = true if the "
+                "network protects them"
+            )
+        return self
+
+
+class FederationSettings(_Table):
+    """Where other nodes reach this one."""
+
+    listen: WhereOrOff = _set(
+        Listen("tcp", "0.0.0.0", 7481),  # noqa: S104  (peers are authenticated by their keys)
+        "Where the node listens for its peers: HOST:PORT, or off.",
+        trade="Off: this node can still dial others, but none can dial it.",
+    )
+    advertise: Annotated[tuple[Annotated[str, BeforeValidator(_advertised)], ...], NoDecode, BeforeValidator(_list)] = (
+        _set(
+            (),
+            "The addresses, as HOST:PORT, that others are told to dial; empty: those of the machine.",
+            trade="Needed behind NAT or a port forwarding.",
+            max_length=4,
+        )
+    )
+    mdns: bool = _set(
+        True,
+        "Look for other nodes on the local network, and be found there.",
+        trade="Shows the node's name and key to everybody on that network. Found is never trusted.",
+    )
+
+
+class StoreSettings(_Table):
+    """Where what was acknowledged is kept."""
+
+    url: Annotated[str, BeforeValidator(_store_url)] = _set(
+        "",
+        "The database: sqlite:///PATH.",
+        shown=f"{DATABASE} in the data directory",
+        trade="Put it on a disk whose fsync is honest and fast: every write waits for it.",
+        repr=False,
+    )
+
+
+class CacheSettings(_Table):
+    """An optional Redis for live status."""
+
+    url: Annotated[str, BeforeValidator(_cache_url)] = _set(
+        "", "A Redis that is told the live status: redis://HOST:PORT/0.", shown="none", repr=False
+    )
+
+
+class LivenessSettings(_Table):
+    """When a silent service is given up."""
+
+    reap_after: Seconds = _set(
+        7 * DAY,
+        "How long a service may be offline before the node deregisters it; 0: for ever.",
+        unit="seconds, or 7d, 12h, …",
+        trade="Shorter keeps lists clean; longer spares a machine that is off for a while from registering anew.",
+        shown="7d",
+        ge=0,
+        le=3650 * DAY,
+    )
+
+
+class LimitSettings(_Table):
+    """What one caller may ask for. Admins have no rate limits; sizes hold for all."""
+
+    calls_per_s: int = _set(2_000, "Calls a second and subject.", unit="calls/s", ge=1, le=1_000_000)
+    calls_burst: int = _set(
+        4_000,
+        "Calls that a subject may make at once after silence.",
+        unit="calls",
+        trade="Must hold what an agent does when it starts.",
+        ge=1,
+        le=10_000_000,
+    )
+    beats_per_s: int = _set(
+        20_000,
+        "Heartbeats a second and subject, however they are batched; they do not count as calls.",
+        unit="beats/s",
+        ge=1,
+        le=10_000_000,
+    )
+    beats_burst: int = _set(
+        40_000,
+        "Heartbeats at once after silence; also the largest batch.",
+        unit="beats",
+        ge=1,
+        le=100_000_000,
+    )
+    failures_per_s: int = _set(
+        20,
+        "Calls without a valid token, a second and address, that are answered 401; the rest is answered 429.",
+        unit="calls/s",
+        trade="Good tokens from the same address are never held back by this.",
+        ge=1,
+        le=1_000_000,
+    )
+    failures_burst: int = _set(200, "Such calls at once after silence.", unit="calls", ge=1, le=10_000_000)
+    max_body: ByteSize = _set(
+        ByteSize(256 * 1024),
+        "The largest body of a request, and the largest WebSocket frame.",
+        unit="bytes, or 256KiB, …",
+        trade="A record itself is at most 64 KiB, so more is of no use to most.",
+        shown="256KiB",
+        ge=1024,
+        le=64 * 1024 * 1024,
+    )
+    max_batch: ByteSize = _set(
+        ByteSize(4 * 1024 * 1024),
+        "The largest body of a batch (heartbeats).",
+        unit="bytes, or 4MiB, …",
+        trade="Each request under way may hold this much memory.",
+        shown="4MiB",
+        ge=1024,
+        le=256 * 1024 * 1024,
+    )
+
+
+class Issuer(_Table):
+    """An issuer of tokens other than this node. Its subjects are `SUB@ISS`."""
+
+    iss: str = Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$", description="The `iss` of its tokens.")
+    jwks: Annotated[Path, AfterValidator(_absolute)] = Field(
+        description="A file with its public keys (JWKS). Read again when it changes; never fetched."
+    )
+    scopes: Annotated[tuple[str, ...], BeforeValidator(_issuer_scopes)] = Field(
+        (), description="What its tokens may at most; none of admin unless named here."
+    )
+
+
+class TokenSettings(_Table):
+    """Who may call."""
+
+    ttl: Seconds = _set(
+        30 * DAY,
+        "How long an issued token lives where nothing else is asked for.",
+        unit="seconds, or 30d, 12h, …",
+        trade="Shorter limits what a stolen token is worth; longer means fewer renewals.",
+        shown="30d",
+        ge=1,
+        le=MAX_TTL,
+    )
+    issuers: Annotated[tuple[Issuer, ...], NoDecode, BeforeValidator(_list)] = _set(
+        (),
+        "Other issuers whose tokens are taken, each with iss, jwks (a file) and scopes (what they may at most).",
+        trade="Whoever holds such a key can be any subject of that issuer here, within these scopes.",
+        shown="none",
+        max_length=32,
+    )
+
+
+class LogSettings(_Table):
+    """What the node writes to stderr."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _set(
+        "info", "The least level that is written: debug, info, warning or error."
+    )
+    format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = _set(
+        "auto", "json: one object a line; console: for people; auto: console where stderr is a terminal."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings of a node. Use `kosreg.config.load`; made directly, it holds the defaults and what is passed."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="KOSREG_", env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    data_dir: Path
+    node: NodeSettings = Field(default_factory=NodeSettings)
+    api: ApiSettings = Field(default_factory=ApiSettings)
+    federation: FederationSettings = Field(default_factory=FederationSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    liveness: LivenessSettings = Field(default_factory=LivenessSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    tokens: TokenSettings = Field(default_factory=TokenSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy's URL of the store."""
+        return self.store.url or f"sqlite+aiosqlite:///{self.data_dir / DATABASE}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed: `kosreg.config` orders the sources, since it must know which was wrong."""
+        return (init_settings,)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDoc:
+    """One setting, for the documentation and its tests. `name`: `table.key`; `default`: as one would write it."""
+
+    name: str
+    variable: str
+    default: str
+    unit: str
+    text: str
+    trade: str
+
+
+def tables() -> dict[str, type[BaseModel]]:
+    """The tables of the file, by name, in the order of the documentation."""
+    found: dict[str, type[BaseModel]] = {}
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found[name] = field.annotation
+    return found
+
+
+def describe() -> Iterator[SettingDoc]:
+    """Every setting, in the order of the tables."""
+    for table, model in tables().items():
+        for key, field in model.model_fields.items():
+            extra: Any = field.json_schema_extra
+            yield SettingDoc(
+                name=f"{table}.{key}",
+                variable=variable_of(table, key),
+                default=extra["shown"] or _shown(field),
+                unit=extra["unit"],
+                text=field.description or "",
+                trade=extra["trade"],
+            )
+
+
+def variable_of(table: str, key: str) -> str:
+    """The environment variable of a setting."""
+    return f"KOSREG_{table}__{key}".upper()
+
+
+def _shown(field: FieldInfo) -> str:
+    value = field.default
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
