@@ -1,0 +1,385 @@
+"""The engine: what this node says is stamped and signed here, what others say is judged here. Values in, effects out.
+
+No I/O, no clock, no randomness: the time comes in as `now_ms`, and what the shell has to do goes out as values. The way
+of a write, own or received, is one: `put` or `receive` gives a `Persist`; the shell commits it; `persisted` merges it
+and says what changed in the view (or `failed` forgets it). So nothing is shown, sent or built upon that a crash could
+take back. Between the two an entry is *in flight*: it counts as known, so that a second copy is stopped and a second
+`put` sees which classes must get a tombstone.
+
+`receive` works in this order (PROTOCOL.md): size, decode, known?, lower than what is held?, admitted?, lapsed or too
+far ahead?, verify. An entry is known only after its signature was checked: else a copy with a spoilt signature, sent
+first, would censor the good one.
+
+Own entries that come back from outside are adopted: a node that lost its disk but not its key counts its stamps from
+there. What was written in this run goes above the adopted, since it is what the people here said last.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import islice
+from typing import Final
+from zlib import crc32
+
+from crdt.entry import DAY_MS, KINDS, Class, Entry, EntryError, Fact, Key, max_life_ms
+from crdt.lww_map import LWWMap
+from crdt.stamp import StampClock
+from federation.cose import decode_entry, fact_of, restore_entry, sign_entry, verify_entry
+from federation.identity import NodeKey, did_of
+
+_Subject = tuple[bytes, str, str]  # origin, kind, name: what a view is of
+
+_BAD_SIGNATURE: Final = "the signature does not hold"
+_MAX_ALERTED: Final = 1024  # keys whose equivocation was reported: told once, not with every copy
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What this node is to say. `body` None retracts, in every class where (kind, name) lives: `cls` and `root` do not
+    matter then."""
+
+    kind: str
+    name: str
+    cls: Class
+    body: Mapping[str, object] | None
+    root: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Commit these in one transaction, then call `persisted` (or `failed`). `at`: ms, the time of the view that the
+    changes are told for."""
+
+    entries: tuple[Entry, ...]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The view of (origin, kind, name) showed `before` and shows `after`."""
+
+    origin: bytes
+    kind: str
+    name: str
+    before: Entry | None
+    after: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Tell the admin. `kind`: a word for the log and the metrics."""
+
+    kind: str
+    text: str
+    entries: tuple[Entry, ...]
+
+
+class Fault(Enum):
+    """Whose fault a refused entry is: only the relay's may cost the relay its link."""
+
+    RELAY = "relay"
+    ORIGIN = "origin"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An entry from outside was not taken. `origin`: None where the bytes do not tell it."""
+
+    fault: Fault
+    reason: str
+    origin: bytes | None
+
+
+Effect = Persist | Changed | Alert | Refused
+
+
+class Damaged(Exception):
+    """A stored entry is not what was stored. `title`, `detail` and `advice` are for the person who runs the node."""
+
+    title = "A stored entry is damaged"
+
+    def __init__(self, detail: str, id: bytes) -> None:
+        self.detail = f"The entry with id {id.hex()}: {detail}."
+        self.advice = "Run `kosreg doctor` to see what is damaged, and put the data directory back from a backup."
+        self.id = id
+        super().__init__(f"{self.detail} {self.advice}")
+
+
+def _nobody(entry: Entry) -> bool:
+    return False
+
+
+class Replica:
+    """One node's facts and what it holds of others. First `load` each stored entry, then `loaded`, then the rest.
+
+    `admits`: whether a foreign entry may be held here at all; asked after decoding and before the signature is checked.
+    By default none.
+    """
+
+    def __init__(self, key: NodeKey, admits: Callable[[Entry], bool] = _nobody) -> None:
+        self.key = key
+        self.origin = key.public
+        self.counts: Counter[str] = Counter()
+        self._admits = admits
+        self._map = LWWMap(key.public)
+        self._clock = StampClock()
+        self._flight: dict[_Subject, list[Entry]] = {}
+        self._first_stamp = 0  # own stamps above this one were given in this run, or adopted
+        self._adopted: set[bytes] = set()
+        self._alerted: dict[Key, None] = {}
+
+    # The store's side
+
+    def load(self, raw: bytes, id: bytes) -> Entry:
+        """Takes in one stored entry, and returns it. `id` is what the store noted: signatures are not checked again.
+        Raises Damaged."""
+        try:
+            entry = restore_entry(raw, id, self._map.origins)
+        except EntryError as error:
+            raise Damaged(error.detail, id) from error
+        self._map.merge(entry, 0)
+        if entry.origin == self.origin:
+            self._clock.observe(entry.stamp)
+        return entry
+
+    def loaded(self) -> None:
+        """The store was read to the end: from here on stamps above the highest own one are of this run."""
+        self._first_stamp = self._clock.last
+
+    # What this node says
+
+    def put(self, statements: Iterable[Statement], now_ms: int) -> Persist:
+        """Stamps and signs `statements`, with a tombstone in each other class where the same (kind, name) lives. Merges
+        nothing.
+
+        Nothing has to be committed where the answer has no entries (a retraction of what nobody said). Raises
+        EntryError, and then nothing is in flight, where a fact cannot be an entry (`field`, `pointer`) or is over 64
+        KiB (`too_large`).
+        """
+        made: dict[Key, Entry] = {}
+        for statement in statements:
+            for held in self._newest(self.origin, statement.kind, statement.name, made.values()):
+                if held.live and (statement.body is None or held.cls != statement.cls or held.root != statement.root):
+                    self._sign(replace(statement, cls=held.cls, root=held.root, body=None), now_ms, made)
+            if statement.body is not None:
+                self._sign(statement, now_ms, made)
+        for entry in made.values():
+            self._take_off(entry)
+        return Persist(tuple(made.values()), now_ms)
+
+    def renew(self, entry: Entry, now_ms: int) -> Persist | None:
+        """The same fact with the same stamp and a full life from now; None where `entry` is not the newest of its key
+        any more, is a tombstone, or would not live longer."""
+        valid_until = now_ms + max_life_ms(entry.kind)
+        if not entry.live or valid_until <= entry.valid_until or self._current(entry) != entry:
+            return None
+        renewed = sign_entry(self.key, replace(fact_of(entry), valid_until=valid_until))
+        self._take_off(renewed)
+        return Persist((renewed,), now_ms)
+
+    def due_for_renewal(self, now_ms: int, start_after: Entry | None = None, limit: int = 1000) -> list[Entry]:
+        """Own live entries that have used up their share of life, lapsed ones too: 40 to 60 % of it, by the hash of the
+        name, so that what was registered together is not renewed together. At most `limit`; for the next ones give the
+        last of these as `start_after`."""
+        due = (entry for entry in self._map.of(self.origin, start_after) if _is_due(entry, now_ms))
+        return list(islice(due, limit))
+
+    # Effects that were carried out
+
+    def persisted(self, persist: Persist) -> list[Changed | Alert]:
+        """`persist` is on disk: merges it and says what changed in the view. Call it in the order of the commits; a
+        second call changes nothing.
+
+        One Changed for each (origin, kind, name), also where its class changed. A renewal is a change too: then `before`
+        and `after` have one stamp.
+        """
+        changes: dict[_Subject, Changed] = {}
+        alerts: list[Alert] = []
+        for entry in persist.entries:
+            self._land(entry)
+            merge = self._map.merge(entry, persist.at)
+            if merge.rival is not None:
+                alerts += self._equivocation(merge.rival, entry)
+            if merge.before is not merge.after and entry.kind in KINDS:
+                subject = (entry.origin, entry.kind, entry.name)
+                before = changes[subject].before if subject in changes else merge.before
+                changes[subject] = Changed(*subject, before, merge.after)
+        return [*changes.values(), *alerts]
+
+    def failed(self, persist: Persist) -> None:
+        """`persist` did not get onto the disk: it is as if it had never been, but for the stamps, which are not given
+        twice."""
+        for entry in persist.entries:
+            self._land(entry)
+
+    # What others say
+
+    def receive(self, raw: bytes, now_ms: int) -> list[Effect]:
+        """Judges one entry from outside: a Persist where it is new and good, a Refused where it is not good, nothing
+        where it is known or older."""
+        try:
+            entry = decode_entry(raw, self._map.origins)
+        except EntryError as error:
+            return self._refuse(Fault.RELAY, error.detail, None)
+        held = self._current(entry)
+        if held is not None and held.order >= entry.order:
+            if held.id == entry.id:
+                self.counts["known"] += 1
+                return []
+            self.counts["older"] += 1
+            return self._judge_older(held, entry)
+        if entry.origin == self.origin:
+            return self._adopt(entry, now_ms)
+        if not self._admits(entry):
+            return self._refuse(Fault.ORIGIN, "this origin is not admitted here", entry)
+        if entry.valid_until > now_ms + max_life_ms(entry.kind) + DAY_MS:
+            return self._refuse(Fault.ORIGIN, "valid_until is too far ahead", entry)
+        if entry.valid_until < now_ms - DAY_MS:
+            return self._refuse(Fault.ORIGIN, "lapsed more than a day ago", entry)
+        if not verify_entry(entry):
+            return self._refuse(Fault.RELAY, _BAD_SIGNATURE, entry)
+        self.counts["received"] += 1
+        self._take_off(entry)
+        return [Persist((entry,), now_ms)]
+
+    # What is held and shown
+
+    def view(self, kind: str, name: str, now_ms: int) -> Entry | None:
+        """What this node itself says of (kind, name) and shows at `now_ms`; None where it says nothing, took it back,
+        or let it lapse."""
+        return self._map.view(self.origin, kind, name, now_ms)
+
+    def own(self, kind: str, now_ms: int) -> Iterator[Entry]:
+        """What this node shows of its own entries of `kind`. Nothing may be merged meanwhile."""
+        return self._map.shown(self.origin, kind, now_ms)
+
+    @property
+    def map(self) -> LWWMap:
+        """All that is held and on disk, of all origins. To read."""
+        return self._map
+
+    def lapse(self, since_ms: int, now_ms: int) -> list[Changed]:
+        """What the view showed at `since_ms` and, because time went on, shows no more, or differently, at `now_ms`.
+        Reads the whole map."""
+        lapsed = {
+            (entry.origin, entry.kind, entry.name): None
+            for entry in self._map
+            if since_ms < entry.valid_until <= now_ms and entry.live and entry.kind in KINDS
+        }
+        changes: list[Changed] = []
+        for origin, kind, name in lapsed:
+            before = self._map.view(origin, kind, name, since_ms)
+            after = self._map.view(origin, kind, name, now_ms)
+            if before is not after:
+                changes.append(Changed(origin, kind, name, before, after))
+        return changes
+
+    def purge(self, now_ms: int) -> list[Entry]:
+        """Drops, and returns, foreign entries that lapsed over a day ago; own ones stay. Not to be called within an
+        hour of a clock jump."""
+        return self._map.purge(now_ms)
+
+    # Inside
+
+    def _sign(self, statement: Statement, now_ms: int, made: dict[Key, Entry]) -> None:
+        kind = statement.kind
+        valid_until = now_ms + max_life_ms(kind)
+        stamp = self._clock.next(now_ms)
+        fact = Fact(kind, statement.name, stamp, statement.cls, valid_until, statement.body, statement.root)
+        entry = sign_entry(self.key, fact)
+        made.pop(entry.key, None)  # said twice in one put: the later one takes its place in the order too
+        made[entry.key] = entry
+
+    def _take_off(self, entry: Entry) -> None:
+        self._flight.setdefault((entry.origin, entry.kind, entry.name), []).append(entry)
+
+    def _land(self, entry: Entry) -> None:
+        subject = (entry.origin, entry.kind, entry.name)
+        flying = [other for other in self._flight.get(subject, ()) if other is not entry]
+        if flying:
+            self._flight[subject] = flying
+        else:
+            self._flight.pop(subject, None)
+
+    def _newest(self, origin: bytes, kind: str, name: str, made: Iterable[Entry] = ()) -> list[Entry]:
+        """The newest entry of (origin, kind, name) in each class: held, in flight, or made a moment ago."""
+        newest: dict[Key, Entry] = {}
+        flying = self._flight.get((origin, kind, name), ())
+        for entry in (*self._map.group(origin, kind, name), *flying, *made):
+            if entry.kind != kind or entry.name != name:
+                continue
+            other = newest.get(entry.key)
+            if other is None or entry.order > other.order:
+                newest[entry.key] = entry
+        return list(newest.values())
+
+    def _current(self, like: Entry) -> Entry | None:
+        """The newest entry, held or in flight, with the key of `like`."""
+        for entry in self._newest(like.origin, like.kind, like.name):
+            if entry.cls == like.cls and entry.root == like.root:
+                return entry
+        return None
+
+    def _adopt(self, entry: Entry, now_ms: int) -> list[Effect]:
+        """An own entry that this node does not hold: said before the disk was lost, or before the backup that it was
+        restored from."""
+        if not verify_entry(entry):
+            return self._refuse(Fault.RELAY, _BAD_SIGNATURE, entry)
+        self.counts["adopted"] += 1
+        self._clock.observe(entry.stamp)
+        said_now = [
+            held
+            for held in self._newest(entry.origin, entry.kind, entry.name)
+            if held.stamp > self._first_stamp and held.id not in self._adopted
+        ]
+        self._adopted.add(entry.id)
+        self._take_off(entry)
+        again: tuple[Entry, ...] = ()
+        if said_now:
+            last = max(said_now, key=lambda held: held.order)
+            body = fact_of(last).body
+            again = self.put([Statement(last.kind, last.name, last.cls, body, last.root)], now_ms).entries
+        return [Persist((entry, *again), now_ms)]
+
+    def _judge_older(self, held: Entry, entry: Entry) -> list[Effect]:
+        """Lower than what is held: dropped, unless it proves that its origin signed two bodies with one stamp."""
+        if held.stamp != entry.stamp or held.key in self._alerted or _same_words(held, entry):
+            return []
+        if entry.origin != self.origin and not self._admits(entry):
+            return []
+        if not verify_entry(entry):
+            return self._refuse(Fault.RELAY, _BAD_SIGNATURE, entry)
+        return [*self._equivocation(held, entry)]
+
+    def _equivocation(self, one: Entry, other: Entry) -> list[Alert]:
+        """An alert where two good entries of one key and stamp say different things. A renewal says the same."""
+        if one.key in self._alerted or _same_words(one, other):
+            return []
+        if len(self._alerted) >= _MAX_ALERTED:
+            del self._alerted[next(iter(self._alerted))]
+        self._alerted[one.key] = None
+        who = "this node's own key" if one.origin == self.origin else did_of(one.origin)
+        text = (
+            f"{who} signed two different things about {one.kind} {one.name!r} with the same stamp: "
+            "two machines use one key, or it was stolen. The higher of the two is shown."
+        )
+        return [Alert("equivocation", text, (one, other))]
+
+    def _refuse(self, fault: Fault, reason: str, entry: Entry | None) -> list[Effect]:
+        self.counts[f"refused_{fault.value}"] += 1
+        return [Refused(fault, reason, entry.origin if entry else None)]
+
+
+def _same_words(one: Entry, other: Entry) -> bool:
+    """Whether two entries of one key differ in nothing but valid_until."""
+    return replace(fact_of(one), valid_until=0).encode() == replace(fact_of(other), valid_until=0).encode()
+
+
+def _is_due(entry: Entry, now_ms: int) -> bool:
+    life = max_life_ms(entry.kind)
+    left = entry.valid_until - now_ms
+    if not entry.live or left > life * 6 // 10:
+        return False
+    share = 400 + crc32(entry.name.encode()) % 201  # thousandths of a life
+    return left <= life - life * share // 1000
