@@ -1,0 +1,116 @@
+"""Answers for people: tables, times and colours. On a pipe the same, without colours and never cut off.
+
+What a record says about itself is foreign text: it goes through `clean` and is never read as markup.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kosreg.cli.shared import clean
+
+STATUS_STYLES = {"active": "green", "degraded": "yellow", "offline": "red"}
+EVENT_STYLES = STATUS_STYLES | {"registered": "green", "deregistered": "magenta"}
+WIDE = 10_000
+"""Columns to lay a table out for where nobody looks at it: a program that reads it needs every word."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else WIDE, markup=False, highlight=False, emoji=False)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout. Cells: text, or what `styled` made."""
+    to = console()
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in headings:
+        # Names and ids are what one copies from a table, so the long texts give way first.
+        drawn.add_column(heading, overflow="ellipsis" if heading in _MAY_SHRINK else "fold", no_wrap=to.is_terminal)
+    for row in rows:
+        drawn.add_row(*(cell if isinstance(cell, Text) else Text(clean(as_text(cell))) for cell in row))
+    to.print(drawn, soft_wrap=False)
+
+
+_MAY_SHRINK = {"NAME", "DESCRIPTION", "TAGS", "URL", "SCOPES", "WHY"}
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> None:
+    """Names and their values on stdout, one pair a line; empty values are left out."""
+    to = console()
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    drawn.add_column(style="bold", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for name, value in rows:
+        if value not in (None, "", [], {}):
+            drawn.add_row(name, value if isinstance(value, Text) else Text(clean(as_text(value), keep="\n")))
+    to.print(drawn)
+
+
+def styled(word: object, styles: Mapping[str, str] = STATUS_STYLES) -> Text:
+    return Text(clean(as_text(word)), style=styles.get(str(word), ""))
+
+
+def as_text(value: object) -> str:
+    """A value of an answer in words: lists with commas, objects as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return ", ".join(str(item) for item in value)
+    if isinstance(value, dict | list):
+        import json
+
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def when(value: object) -> datetime | None:
+    """A time of an answer: RFC 3339 text, or seconds since 1970."""
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        return datetime.fromisoformat(value) if isinstance(value, str) else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def local_time(value: object) -> str:
+    """A time of an answer as the clock on the wall shows it."""
+    moment = when(value)
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else as_text(value)
+
+
+def ago(value: object, now: datetime | None = None) -> str:
+    """How long ago, or until when: `3 min ago`, `in 29 d`."""
+    moment = when(value)
+    if moment is None:
+        return as_text(value)
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    return f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest fitting unit."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def get(record: Mapping[str, Any], path: str) -> object:
+    """The value at a dotted path, or None."""
+    value: object = record
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
