@@ -1,0 +1,249 @@
+"""The queryable view: every service that this node shows, with indexes, in memory.
+
+A `Service` is one record as it is now. Its `head` (JSON bytes of all that the record says) is made once when the
+record changes; its live fields move in place with each heartbeat, and the JSON tail that shows them is made when
+somebody looks. A changed record is a new `Service`, so that what a change replaced can still be read from the
+journal.
+
+The catalog knows no tokens: who may see what is decided in `registry`. It has no I/O and no clock.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from crdt.entry import Class
+from kosreg.journal import Change, Event, Journal
+from kosreg.record import head_of
+from kosreg.schemas.service_schema import DEFAULT_TTL
+from kosreg.times import rfc3339
+
+NO_SERVICES: frozenset[Service] = frozenset()
+
+NOT_MONITORED = "not monitored"
+BEATING = "heartbeats arrive"
+FULL_TTL = "waiting for a first heartbeat"
+
+
+class Service:
+    """One record, shown. Slots only: 100,000 of them live in memory."""
+
+    __slots__ = (
+        "beat_ms",
+        "beat_s",
+        "bucket",
+        "capabilities",
+        "cls",
+        "created",
+        "declared",
+        "digest",
+        "expired",
+        "head",
+        "load",
+        "name",
+        "origin",
+        "owner",
+        "readers",
+        "reason",
+        "seq",
+        "since",
+        "tags",
+        "tail",
+        "ttl",
+        "type",
+        "uid",
+        "updated",
+    )
+
+    def __init__(self, uid: str, origin: str, cls: Class, body: Mapping[str, Any], seq: int = 0) -> None:
+        get = body.get
+        self.uid = uid
+        self.origin = origin
+        self.cls = cls
+        self.seq = seq
+        self.name: str = get("name", "")
+        self.type: str = sys.intern(get("type", "service"))
+        self.owner: str = sys.intern(get("owner", ""))
+        self.tags: tuple[str, ...] = tuple(map(sys.intern, get("tags", ())))
+        self.capabilities: tuple[str, ...] = tuple(map(sys.intern, get("capabilities", ())))
+        self.ttl: int = get("ttl", DEFAULT_TTL)
+        self.created: int = get("created", 0)
+        self.updated: int = get("updated", 0)
+        read = get("acl", {}).get("read")
+        self.readers: tuple[str, ...] | None = None if read is None else tuple(read)
+        self.head = head_of(uid, origin, cls, body)
+        # live, moved in place
+        self.declared = "active"
+        self.expired = False
+        self.reason: str | None = None  # as declared or found, while not simply active
+        self.since = 0  # ms; since when it is not simply active
+        self.beat_ms = 0  # wall clock of the last heartbeat, 0: none since the node started
+        self.beat_s = 0.0  # the same by the monotonic clock, or when its ttl began
+        self.load: float | None = None
+        self.bucket = 0  # where the liveness wheel looks at it next, 0: nowhere
+        self.tail: bytes | None = None  # made when shown, dropped when something moves
+        self.digest: bytes | None = None  # of the request that wrote exactly this record
+
+    @property
+    def status(self) -> str:
+        """The effective status."""
+        return "offline" if self.expired else self.declared
+
+    @property
+    def why(self) -> str:
+        """The reason for the effective status, in words."""
+        if self.reason is not None:
+            return self.reason
+        if self.ttl == 0:
+            return NOT_MONITORED
+        return BEATING if self.beat_ms else FULL_TTL
+
+    def live_from(self, other: Service) -> None:
+        """Take over the live fields of the record that this one replaces."""
+        self.declared = other.declared
+        self.expired = other.expired
+        self.reason = other.reason
+        self.since = other.since
+        self.beat_ms = other.beat_ms
+        self.beat_s = other.beat_s
+        self.load = other.load
+        self.bucket = other.bucket
+
+    def json(self) -> bytes:
+        """The whole record as an answer shows it."""
+        tail = self.tail
+        if tail is None:
+            tail = self.tail = self._tail()
+        return self.head + tail
+
+    def _tail(self) -> bytes:
+        beat = f'"{rfc3339(self.beat_ms)}"' if self.beat_ms else "null"
+        status = self.status
+        why = orjson.dumps(self.why).decode() if self.reason is not None else f'"{self.why}"'
+        more = "" if self.load is None else f',"load":{self.load}'
+        if self.since:
+            more += f',"since":"{rfc3339(self.since)}"'
+        return (
+            f',"heartbeat":{beat},"status":"{status}","liveness":{{"declared":"{self.declared}",'
+            f'"effective":"{status}","heartbeat":{beat},"reason":{why}{more}}}}}'
+        ).encode()
+
+    def value(self, name: str) -> Any:
+        """A top-level field of the shown record by its name, None where absent."""
+        return orjson.loads(self.json()).get(name)
+
+
+class Index:
+    """word → services. One service a word is kept bare: a set for each rare word would cost 216 bytes."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self) -> None:
+        self._of: dict[str, Service | set[Service]] = {}
+
+    def add(self, word: str, service: Service) -> None:
+        """Enter `service` under `word`."""
+        held = self._of.get(word)
+        if held is None:
+            self._of[word] = service
+        elif isinstance(held, set):
+            held.add(service)
+        elif held is not service:
+            self._of[word] = {held, service}
+
+    def discard(self, word: str, service: Service) -> None:
+        """Take `service` out again; a word without services goes."""
+        held = self._of.get(word)
+        if held is service:
+            del self._of[word]
+        elif isinstance(held, set):
+            held.discard(service)
+            if not held:
+                del self._of[word]
+
+    def get(self, word: str) -> set[Service] | frozenset[Service]:
+        """The services under `word`."""
+        held = self._of.get(word)
+        if held is None:
+            return NO_SERVICES
+        return held if isinstance(held, set) else frozenset((held,))
+
+
+class Catalog:
+    """All services by id, their indexes and the journal of changes."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Service] = {}
+        self.journal = Journal()
+        self.by_tag = Index()
+        self.by_type = Index()
+        self.by_owner = Index()
+        self.by_capability = Index()
+
+    def __len__(self) -> int:
+        return len(self.services)
+
+    def __iter__(self) -> Iterator[Service]:
+        return iter(self.services.values())
+
+    def get(self, uid: str) -> Service | None:
+        """The service under `uid`, or None."""
+        return self.services.get(uid)
+
+    def _index(self, service: Service) -> None:
+        for tag in service.tags:
+            self.by_tag.add(tag, service)
+        for capability in service.capabilities:
+            self.by_capability.add(capability, service)
+        self.by_type.add(service.type, service)
+        self.by_owner.add(service.owner, service)
+
+    def _unindex(self, service: Service) -> None:
+        for tag in service.tags:
+            self.by_tag.discard(tag, service)
+        for capability in service.capabilities:
+            self.by_capability.discard(capability, service)
+        self.by_type.discard(service.type, service)
+        self.by_owner.discard(service.owner, service)
+
+    def load(self, service: Service) -> None:
+        """Enter a service without a change: at start."""
+        old = self.services.get(service.uid)
+        if old is not None:
+            self._unindex(old)
+        self.services[service.uid] = service
+        self._index(service)
+
+    def put(self, service: Service, at: int) -> Change:
+        """Show `service` (its `seq` is set) in place of what is shown under its id."""
+        old = self.services.get(service.uid)
+        self.load(service)
+        event: Event = "registered" if old is None else "updated"
+        change = Change(
+            service.seq, at, event, service.uid, old, service, "" if old is None else old.status, service.status
+        )
+        self.journal.add(change)
+        return change
+
+    def remove(self, uid: str, seq: int, at: int) -> Change | None:
+        """Show `uid` no more; None where it was not shown."""
+        old = self.services.pop(uid, None)
+        if old is None:
+            return None
+        self._unindex(old)
+        change = Change(seq, at, "deregistered", uid, old, None, old.status, "")
+        self.journal.add(change)
+        return change
+
+    def moved(self, service: Service, before: str, at: int) -> Change:
+        """Tell that the effective status of `service`, which is shown, is no longer `before`."""
+        service.seq = self.journal.next_seq()
+        service.tail = None
+        event: Event = service.status  # type: ignore[assignment]  # the three statuses are three events
+        change = Change(service.seq, at, event, service.uid, service, service, before, service.status)
+        self.journal.add(change)
+        return change

@@ -1,0 +1,64 @@
+"""A node as a process: signals, `run.json`, systemd's readiness, and the words for what keeps it from starting.
+
+`run.json` in the data directory tells the command line where the API is: written when the node is ready, removed when
+it ends, with the process id so that a stale one is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kosreg.config import Settings
+from kosreg.node import Node
+
+log = structlog.get_logger("kosreg.daemon")
+
+
+async def main(settings: Settings, data_dir: Path, on_ready: Callable[[dict[str, Any]], None]) -> int:
+    """Run a node until SIGTERM or SIGINT; the exit code. `on_ready` gets what `run.json` says."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    node = await Node.start(settings, data_dir)
+    running = {"pid": os.getpid(), "api": node.server.url, "did": node.did, "name": node.name, "version": node.version}
+    path = data_dir / "run.json"
+    try:
+        _write(path, json.dumps(running) + "\n")
+        _notify("READY=1")
+        on_ready(running)
+        await stop.wait()
+        _notify("STOPPING=1")
+        log.info("stopping")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        await node.stop()
+    log.info("stopped")
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def _notify(state: str) -> None:
+    """sd_notify(3): tell systemd, where it started us."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    with channel, contextlib.suppress(OSError):
+        channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,0 +1,120 @@
+"""What changed, in order: the one thing that lists, long polls and WebSockets follow.
+
+A `Change` says what a service was and is now, in the node's own order (`seq`). The journal keeps the newest ones;
+whoever follows it holds a `seq` and pulls what came since, so a slow reader costs nothing here. Who falls behind
+the oldest kept change is told so (`since` gives None) and starts from the present state.
+
+Followers are woken together by a pulse, a few ms after the first change and less often the more of them wait, so
+that a burst of writes costs a thousand watchers one wake-up each and not a thousand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from kosreg.catalog import Service
+
+Event = Literal["registered", "updated", "deregistered", "offline", "degraded", "active"]
+
+KEPT = 20_000  # changes; a `before` holds its old record alive, some 1.5 kB each
+PULSE = 0.002  # s from a change to the wake-up
+PULSE_PER_WAITER = 0.00005  # s more for each follower: a thousand of them are woken 20 times a second
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One step of one service. `before` or `after` is None where there was or is none; `told_before` and
+    `told_after` are the effective status on either side. `before_known` is False for what a restart has forgotten."""
+
+    seq: int
+    at: int  # ms since 1970
+    event: Event
+    uid: str
+    before: Service | None
+    after: Service | None
+    told_before: str
+    told_after: str
+    before_known: bool = True
+
+
+class Journal:
+    """The newest changes and those who wait for more."""
+
+    def __init__(self, head: int = 0, kept: int = KEPT) -> None:
+        self._changes: deque[Change] = deque()
+        self._kept = kept
+        self.head = head  # the seq of the newest change
+        self.floor = head  # what came after this seq is here
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._pulse: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def add(self, change: Change) -> None:
+        """Append `change`; its seq must be above the head."""
+        assert change.seq > self.head, "changes come in the order of their numbers"
+        self.head = change.seq
+        self._changes.append(change)
+        if len(self._changes) > self._kept:
+            self.floor = self._changes.popleft().seq
+        if self._waiters:
+            self._arm()
+
+    def recent(self) -> deque[Change]:
+        """All that is kept, oldest first. Not to be changed."""
+        return self._changes
+
+    def next_seq(self) -> int:
+        """The number for a change that no commit gave one."""
+        return self.head + 1
+
+    def since(self, seq: int) -> list[Change] | None:
+        """The changes after `seq`, oldest first; None where some of them are no longer kept."""
+        if seq >= self.head:
+            return []
+        if seq < self.floor:
+            return None
+        newest_first = []
+        for change in reversed(self._changes):  # followers are nearly always close behind
+            if change.seq <= seq:
+                break
+            newest_first.append(change)
+        newest_first.reverse()
+        return newest_first
+
+    async def wait(self, seq: int, within: float | None) -> bool:
+        """Until something came after `seq`; False when `within` (s) is up first."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(future)
+        if self.head > seq:
+            self._arm()  # not at once: under a stream of writes, that would be a wake-up for each
+        try:
+            await asyncio.wait_for(future, within)
+        except TimeoutError:
+            pass
+        finally:
+            self._waiters.discard(future)
+        return self.head > seq
+
+    def _arm(self) -> None:
+        if self._pulse is None:
+            delay = PULSE + PULSE_PER_WAITER * len(self._waiters)
+            self._pulse = asyncio.get_running_loop().call_later(delay, self._wake)
+
+    def _wake(self) -> None:
+        self._pulse = None
+        waiting, self._waiters = self._waiters, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def close(self) -> None:
+        """Wake everybody, for the end."""
+        if self._pulse is not None:
+            self._pulse.cancel()
+        self._wake()

@@ -1,0 +1,259 @@
+"""Heartbeats in, status out: who is alive at this node.
+
+A heartbeat moves two fields of a `Service` and nothing else: no write, no signature, no timer. A wheel of buckets, a
+quarter of a second wide, holds each monitored service once; when its bucket comes, the service is either past its
+ttl or goes to the bucket of its new deadline. So 100,000 services need one timer, and a beat does not touch it.
+
+Only a change of the effective status is told (`catalog.moved`) and becomes an entry, at most one per service in
+`STATUS_INTERVAL`: the entry waits, what the node shows does not.
+
+After a start, a suspend, a clock jump or a stall of this process every service gets a full ttl: its silence was ours.
+
+The clocks and the way to write come in as arguments: `write_status` submits the entry and says whether the store
+took it, `reap` deregisters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from kosreg.catalog import Catalog, Service
+
+WIDTH = 0.25  # s, a bucket; an expiry is seen at most two of them late
+FAR = 60.0  # s; nothing is put further ahead, so that what was removed is soon forgotten
+SLICE = 500  # services judged between two turns of the event loop
+STATUS_INTERVAL = 10.0  # s between two status entries of one service
+RETRY = 1.0  # s until a status entry is tried again that the store did not take
+NEVER_MS = 1 << 62  # a reap_after of 0
+STALL = 2.0  # s by which a tick may be late, or the two clocks apart, before the silence counts as ours
+
+log = structlog.get_logger("kosreg.liveness")
+
+
+def status_body(service: Service) -> dict[str, Any] | None:
+    """The body of the status entry that `service` wants now; None while it is simply active."""
+    status = service.status
+    if status == "active":
+        return None
+    body: dict[str, Any] = {"since": service.since, "reason": service.reason or "", "status": status}
+    if service.declared not in (status, "active"):
+        body["declared"] = service.declared  # so that it survives the expiry
+    return body
+
+
+def restore(service: Service, body: dict[str, Any]) -> None:
+    """Set the live fields of `service` from its status entry: at start."""
+    status = body.get("status", "active")
+    service.expired = status == "offline" and service.ttl > 0
+    service.declared = body.get("declared", "active" if service.expired else status)
+    service.reason = body.get("reason")
+    service.since = body.get("since", 0)
+
+
+class Liveness:
+    """The wheel, the status entries that wait, and the rules of status."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        monotonic: Callable[[], float],
+        wall_ms: Callable[[], int],
+        reap_after: float,
+        write_status: Callable[[Service], bool],
+        reap: Callable[[Service], Awaitable[None]],
+    ) -> None:
+        self._catalog = catalog
+        self._monotonic = monotonic
+        self._wall_ms = wall_ms
+        self._reap_after_ms = int(reap_after * 1000) or NEVER_MS
+        self._write_status = write_status
+        self._reap = reap
+        self._buckets: dict[int, list[str]] = {}
+        self._next = math.floor(monotonic() / WIDTH)  # the first bucket that was not looked at
+        self._written: dict[str, float] = {}  # id → when its last status entry was written (monotonic)
+        self._waiting: list[tuple[float, str]] = []  # heap of (due, id): status entries that wait
+        self._waiting_ids: set[str] = set()
+        self.graces = 0  # how often everybody got a full ttl
+        self.expiries = 0
+
+    # -- what a service or its owner says ------------------------------------------------------------------------
+
+    def beat(self, service: Service, now: float, now_ms: int, status: str | None = None) -> None:
+        """A heartbeat of `service`, with the status it declares, if any."""
+        service.beat_s = now
+        service.beat_ms = now_ms
+        service.tail = None
+        if service.expired or (status is not None and status != service.declared):
+            self._declare(service, status, now_ms)
+
+    def _declare(self, service: Service, status: str | None, now_ms: int) -> None:
+        if status == "offline" and service.ttl > 0:
+            status = None  # who beats is not offline
+        before = service.status
+        service.expired = False
+        if status is not None:
+            service.declared = status
+        self._settle(service, before, now_ms, f"declared {service.declared}")
+        self.watch(service, self._monotonic())
+
+    def declare(self, service: Service, status: str) -> None:
+        """What an update says of the status, without being a heartbeat of the service."""
+        if status == "offline" and service.ttl > 0:
+            return
+        before = service.status
+        service.declared = status
+        self._settle(service, before, self._wall_ms(), service.reason if service.expired else f"declared {status}")
+
+    def installed(self, service: Service, *, beat: bool, status: str | None) -> None:
+        """`service` was registered or updated: its record is new, its live fields are those of the one before."""
+        now, now_ms = self._monotonic(), self._wall_ms()
+        if service.expired and service.ttl == 0:
+            self._declare(service, status, now_ms)  # nobody beats any more: it is never judged
+        if beat:
+            self.beat(service, now, now_ms, status)
+        elif status is not None:
+            self.declare(service, status)
+        if service.beat_s == 0.0:
+            service.beat_s = now
+        self.watch(service, now)
+
+    def _settle(self, service: Service, before: str, now_ms: int, reason: str | None) -> None:
+        """Tell and note what became of the effective status."""
+        after = service.status
+        if after == "active":
+            service.reason, service.since = None, 0
+        elif after != before:
+            service.reason, service.since = reason, now_ms
+        service.tail = None
+        service.digest = None
+        if after != before:
+            self._catalog.moved(service, before, now_ms)
+        self.note(service)
+
+    # -- the wheel -----------------------------------------------------------------------------------------------
+
+    def watch(self, service: Service, now: float) -> None:
+        """See that the wheel looks at `service` no later than it must."""
+        if service.ttl == 0:
+            return
+        if service.expired:
+            due = now + max(0.0, (service.since + self._reap_after_ms - self._wall_ms()) / 1000)
+        else:
+            due = service.beat_s + service.ttl
+        bucket = max(math.ceil(min(due, now + FAR) / WIDTH), self._next)
+        if service.bucket == 0 or bucket < service.bucket or service.bucket < self._next:
+            service.bucket = bucket
+            self._buckets.setdefault(bucket, []).append(service.uid)
+
+    def start(self) -> None:
+        """Everybody gets a full ttl from now."""
+        self.grace()
+        now = self._monotonic()
+        for service in self._catalog:
+            self.watch(service, now)
+
+    def grace(self) -> None:
+        """A full ttl for each service that is not offline yet."""
+        now = self._monotonic()
+        for service in self._catalog:
+            if not service.expired:
+                service.beat_s = now
+
+    async def tick(self) -> None:
+        """Look at the buckets whose time has come, and write the status entries that are due."""
+        now = self._monotonic()
+        last = math.floor(now / WIDTH)
+        done = 0
+        while self._next <= last:
+            bucket, self._next = self._next, self._next + 1
+            for uid in self._buckets.pop(bucket, ()):
+                service = self._catalog.get(uid)
+                if service is None or service.bucket != bucket:
+                    continue  # removed, or watched elsewhere
+                service.bucket = 0
+                await self._judge(service, now)
+                done += 1
+                if done % SLICE == 0:
+                    await asyncio.sleep(0)
+        while self._waiting and self._waiting[0][0] <= now:
+            self._write(self._pop(), now)
+            done += 1
+            if done % SLICE == 0:
+                await asyncio.sleep(0)
+        if self._written:
+            self._forget(now)
+
+    async def _judge(self, service: Service, now: float) -> None:
+        now_ms = self._wall_ms()
+        if service.expired:
+            if now_ms >= service.since + self._reap_after_ms:
+                await self._reap(service)
+                return
+        elif now >= service.beat_s + service.ttl:
+            before = service.status
+            service.expired = True
+            self.expiries += 1
+            self._settle(service, before, now_ms, f"no heartbeat within its ttl of {service.ttl} s")
+        self.watch(service, now)
+
+    # -- status entries ------------------------------------------------------------------------------------------
+
+    def note(self, service: Service) -> None:
+        """The status entry of `service` may no longer be true: write it when its interval allows."""
+        if service.uid not in self._waiting_ids:
+            self._wait(service.uid, self._written.get(service.uid, -math.inf) + STATUS_INTERVAL)
+
+    def _wait(self, uid: str, due: float) -> None:
+        heapq.heappush(self._waiting, (due, uid))
+        self._waiting_ids.add(uid)
+
+    def _pop(self) -> str:
+        _, uid = heapq.heappop(self._waiting)
+        self._waiting_ids.discard(uid)
+        return uid
+
+    def _write(self, uid: str, now: float) -> None:
+        service = self._catalog.get(uid)
+        if service is None:
+            return
+        if self._write_status(service):
+            self._written.pop(uid, None)  # to the end: they stand in the order of writing
+            self._written[uid] = now
+        else:
+            self._wait(uid, now + RETRY)
+
+    def _forget(self, now: float) -> None:
+        """Drop the times that no longer hold anything back; they stand in the order of writing."""
+        for uid, when in list(self._written.items())[:SLICE]:
+            if when + STATUS_INTERVAL > now:
+                break
+            del self._written[uid]
+
+    def flush(self) -> None:
+        """Write every status entry that waits: at a clean end."""
+        while self._waiting:
+            service = self._catalog.get(self._pop())
+            if service is not None:
+                self._write_status(service)
+
+    async def run(self) -> None:
+        """Tick until cancelled, and give grace where the silence was ours."""
+        mono, wall = self._monotonic(), self._wall_ms()
+        while True:
+            await asyncio.sleep(WIDTH)
+            now, now_wall = self._monotonic(), self._wall_ms()
+            passed = now - mono
+            drift = (now_wall - wall) / 1000 - passed
+            if passed > WIDTH + STALL or abs(drift) > STALL:
+                self.graces += 1
+                self.grace()
+                log.warning("grace", late_s=round(passed - WIDTH, 3), clock_drift_s=round(drift, 3))
+            mono, wall = now, now_wall
+            await self.tick()

@@ -1,0 +1,206 @@
+"""A node: its parts made once, joined, started and stopped in order.
+
+`daemon` runs one as a process. Tests and the benchmark make one in their own loop. Nothing here decides anything; it is
+the one place that knows all the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from crdt.entry import Entry
+from federation.identity import NodeKey, load_or_create
+from federation.replica import Replica
+from kosreg import __version__
+from kosreg.api.metrics import Metrics
+from kosreg.api.server import Server
+from kosreg.api.system_routes import system_routes
+from kosreg.auth import Auth, Limits
+from kosreg.catalog import Catalog
+from kosreg.config import Settings
+from kosreg.klp_registry_sync import RegistrySync
+from kosreg.liveness import Liveness
+from kosreg.registry import ADMIN, Registry
+from kosreg.service_routes import service_routes
+from kosreg.store import Store
+from kosreg.times import now_ms
+from kosreg.versions import Versions
+
+MAINTENANCE = 600.0  # s between two rounds of renewals, purges and the look at admin.token
+RENEW_SLICE = 200  # entries renewed between two turns of the loop
+CLEAN = "clean"  # meta: whether the last run ended in order
+
+log = structlog.get_logger("kosreg.node")
+
+
+class Closable(Protocol):
+    """A WebSocket session, as the node sees it."""
+
+    caller: Any
+
+    def end(self, code: int, reason: str) -> None: ...
+
+
+class Node:
+    """All parts of one running node. Made by `start`, ended by `stop`."""
+
+    def __init__(self, settings: Settings, data_dir: Path, key: NodeKey, store: Store) -> None:
+        self.settings = settings
+        self.data_dir = data_dir
+        self.key = key
+        self.store = store
+        self.did = key.did
+        self.version = __version__
+        self.name = settings.node.name
+        self.started_ms = now_ms()
+        self.ready = False
+        self.sockets: set[Closable] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.catalog = Catalog()
+        self.replica = Replica(key)
+        self.sync = RegistrySync(self.replica, store, self.catalog, now_ms)
+        self.limits = Limits(
+            calls_per_s=settings.limits.calls_per_s,
+            calls_burst=settings.limits.calls_burst,
+            beats_per_s=settings.limits.beats_per_s,
+            beats_burst=settings.limits.beats_burst,
+            failures_per_s=settings.limits.failures_per_s,
+            failures_burst=settings.limits.failures_burst,
+        )
+        self.metrics = Metrics()
+        self.auth: Auth
+        self.registry: Registry
+        self.liveness: Liveness
+        self.server: Server
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def start(cls, settings: Settings, data_dir: Path) -> Node:
+        """A node that serves. Raises KeyFileError, StoreError, Damaged, or what the server says of its address."""
+        key, _ = load_or_create(data_dir)
+        store = await Store.open(settings.store_url, key.public, key.derive("store"))
+        node = cls(settings, data_dir, key, store)
+        try:
+            await node._start()
+        except BaseException:
+            await node.stop()
+            raise
+        return node
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        clean = await self.store.get_meta(CLEAN) == b"1"
+        entries = await self.sync.load(clean=clean)
+        await self.store.set_meta(CLEAN, b"0")
+        self.auth = await Auth.open(self.store, self.did, self.settings.tokens.issuers)
+        self.auth.on_revoked.append(self._revoked)
+        self.liveness = Liveness(
+            self.catalog,
+            monotonic=time.monotonic,
+            wall_ms=now_ms,
+            reap_after=self.settings.liveness.reap_after,
+            write_status=self.sync.write_status,
+            reap=self._reap,
+        )
+        self.registry = Registry(
+            self.sync,
+            self.liveness,
+            Versions(self.store.version_key),
+            seal=self.store.seal,
+            unseal=self.store.unseal,
+            secrets=await self.store.secrets(),
+            wall_ms=now_ms,
+            monotonic=time.monotonic,
+        )
+        self.liveness.start()
+        await self.registry.ensure(
+            self.did, {"name": self.name, "type": "node", "version": self.version, "ttl": 0}, ADMIN
+        )
+        await self.auth.write_admin_token(self.data_dir / "admin.token")
+        self.server = Server(self, [*service_routes(self), *system_routes(self)])
+        await self.server.start()
+        self.keep(asyncio.create_task(self.liveness.run(), name="liveness"))
+        self.keep(asyncio.create_task(self._maintain(), name="maintenance"))
+        self.ready = True
+        log.info(
+            "node ready", did=self.did, name=self.name, api=self.server.url, entries=entries,
+            services=len(self.catalog), took_s=round(time.monotonic() - began, 3), store=self.store.opened.how,
+        )  # fmt: skip
+
+    def keep(self, task: asyncio.Task[Any] | asyncio.Future[Any]) -> None:
+        """Own `task` until it ends; a failure is logged."""
+        self._tasks.add(task)  # type: ignore[arg-type]
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)  # type: ignore[arg-type]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed", task=str(task), exc_info=error)
+
+    # -- stop ----------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Take nothing more, answer what came, write what waits, close. Within some 4 s."""
+        self.ready = False
+        for socket in tuple(self.sockets):
+            socket.end(1012, "the node restarts")
+        if hasattr(self, "server"):
+            await self.server.stop()
+        self.catalog.journal.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            if hasattr(self, "liveness"):
+                self.liveness.flush()
+                await self.store.set_meta(CLEAN, b"1")
+        finally:
+            await self.store.close()
+
+    # -- what goes on --------------------------------------------------------------------------------------------
+
+    def _revoked(self, jti: str) -> None:
+        for socket in tuple(self.sockets):
+            if socket.caller is not None and socket.caller.jti == jti:
+                socket.end(4401, "token revoked")
+
+    def _reap(self, service: Any) -> Awaitable[None]:
+        log.info("reaped", service=service.uid, offline_since=service.since)
+        return self.registry.reap(service)
+
+    async def _maintain(self) -> None:
+        looked = now_ms()
+        while True:
+            await self._renew()
+            looked = self.sync.lapse(looked)
+            await self.auth.renew(self.data_dir / "admin.token")
+            await self.auth.purge()
+            await asyncio.sleep(MAINTENANCE)
+
+    async def _renew(self) -> None:
+        """Renew the entries that somebody stands behind (PROTOCOL, "valid_until")."""
+        done = 0
+        after = None
+        while batch := self.replica.due_for_renewal(now_ms(), after):
+            after = batch[-1]
+            done += await self._renew_some(batch)
+        if done:
+            log.info("renewed", entries=done)
+
+    async def _renew_some(self, batch: list[Entry]) -> int:
+        done = 0
+        for entry in batch:
+            service = self.catalog.get(entry.name)
+            if entry.kind in ("service", "status") and (service is None or (service.ttl > 0 and not service.beat_ms)):
+                continue  # nobody has beaten since the start: it may be a ghost
+            done += self.sync.renew(entry)  # what the store does not take now is still due in the next round
+            if done % RENEW_SLICE == 0:
+                await asyncio.sleep(0)
+        return done

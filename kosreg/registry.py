@@ -1,0 +1,578 @@
+"""The use cases: register, update, heartbeat, discover, watch, deregister. All the front ends call this.
+
+**Who may see what** is decided here and nowhere else (DESIGN §4), by `Viewer`: get, list, search, totals, ETags, long
+polls, WebSocket, explain and signed all ask it. Not readable is 404, as if it did not exist; readable but not yours
+is 403. A refused call changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import orjson
+import uuid_utils
+
+from crdt.entry import Class, EntryError
+from federation import jws
+from federation.cose import fact_of, verify_entry
+from federation.replica import Statement
+from kosreg.auth import Caller, covers
+from kosreg.catalog import Catalog, Service
+from kosreg.journal import Change
+from kosreg.klp_registry_sync import RegistrySync
+from kosreg.listing import Listing, Listings, plain_key
+from kosreg.liveness import Liveness, status_body
+from kosreg.problems import Problem
+from kosreg.query import Filter, Query, make_cursor
+from kosreg.record import CLASS_OF, NAME_OF, Body, body_of, shown
+from kosreg.schemas.service_schema import READ_ONLY, ServiceIn, check_record, parse_record
+from kosreg.store import StoreBusy, StoreError, StoreFull
+from kosreg.times import rfc3339
+from kosreg.versions import Versions
+
+ADMIN = "admin"  # the subject of admin.token, and the owner of what the node registers itself
+DIGESTS = 65_536  # request bodies remembered, to know an unchanged registration without parsing it
+
+Visible = Callable[[Service], bool]
+
+
+class Viewer:
+    """What one kind of caller may see and change: the one place where ACLs hold."""
+
+    __slots__ = ("admin", "key", "names", "sub", "terms")
+
+    def __init__(self, caller: Caller, origin: str) -> None:
+        self.sub = caller.sub
+        self.admin = caller.admin
+        self.names = caller.names("read", "service")  # None: all
+        self.terms = frozenset(("*", f"sub:{caller.sub}", f"sub:{caller.sub}@{origin}"))
+        self.key: Hashable = (caller.sub, caller.admin, self.names)
+
+    def sees(self, service: Service) -> bool:
+        """Whether `service` may be shown: private to its owner and admins, others as `acl.read` says."""
+        if not covers(self.names, service.uid):
+            return False
+        if self.admin or service.owner == self.sub:
+            return True
+        if service.cls == Class.PRIVATE:
+            return False
+        return service.readers is None or not self.terms.isdisjoint(service.readers)
+
+    def owns(self, service: Service) -> bool:
+        """Whether the caller may change it, its scope allowing."""
+        return self.admin or service.owner == self.sub
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What became of a registration: `created` (201) or not (200); `changed` is False where nothing was written."""
+
+    service: Service
+    created: bool
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer to a query."""
+
+    services: Sequence[Service]
+    next_cursor: str | None
+    total: int
+    version: str
+    etag: str
+
+
+def not_found(uid: str) -> Problem:
+    """The one answer for what does not exist and for what this caller may not see."""
+    return Problem.of("not-found", detail=f"no service {uid} here: POST /api/services/register registers one")
+
+
+class Registry:
+    """The services of this node, for whoever may use them."""
+
+    def __init__(
+        self,
+        sync: RegistrySync,
+        liveness: Liveness,
+        versions: Versions,
+        *,
+        seal: Callable[[bytes], bytes],
+        unseal: Callable[[bytes], bytes],
+        secrets: dict[str, bytes],
+        wall_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.sync = sync
+        self.catalog: Catalog = sync.catalog
+        self.liveness = liveness
+        self.versions = versions
+        self.listings = Listings(self.catalog)
+        self.origin = sync.origin
+        self._seal = seal
+        self._unseal = unseal
+        self._secrets = secrets  # id → sealed auth.token
+        self._wall_ms = wall_ms
+        self._monotonic = monotonic
+        self._viewers: dict[bytes, Viewer] = {}  # by the caller's digest
+        self._digests: dict[bytes, Service] = {}
+        self._digest_key = os.urandom(32)
+        self.beats = 0
+        self.unchanged = 0
+
+    # -- who -----------------------------------------------------------------------------------------------------
+
+    def viewer(self, caller: Caller) -> Viewer:
+        """The `Viewer` of `caller`, kept."""
+        viewer = self._viewers.get(caller.digest)
+        if viewer is None:
+            if len(self._viewers) >= 10_000:
+                self._viewers.clear()
+            viewer = self._viewers[caller.digest] = Viewer(caller, self.origin)
+        return viewer
+
+    def get(self, caller: Caller, uid: str) -> Service:
+        """The service `uid` as `caller` may see it; raises Problem (403 out of scope, 404)."""
+        if not caller.may("read", "service", uid):
+            raise Problem.out_of_scope(f"read:service:{uid}")
+        service = self.catalog.services.get(uid)
+        if service is None or not self.viewer(caller).sees(service):
+            raise not_found(uid)
+        return service
+
+    def _writable(self, caller: Caller, uid: str) -> Service:
+        """The service `uid` where `caller` may change it; raises Problem (403, 404)."""
+        _may_write(caller, uid)
+        service = self.catalog.services.get(uid)
+        viewer = self.viewer(caller)
+        if service is None or not (viewer.owns(service) or viewer.sees(service)):
+            raise not_found(uid)
+        if not viewer.owns(service):
+            raise _not_yours(uid)
+        return service
+
+    # -- register, update, deregister ----------------------------------------------------------------------------
+
+    async def register(self, caller: Caller, raw: bytes) -> Registered:
+        """Register the record in `raw` (JSON), or replace what `caller` owns under its id. Counts as a heartbeat."""
+        digest = hashlib.blake2b(raw, digest_size=16, key=self._digest_key).digest()
+        held = self._digests.get(digest)
+        if (
+            held is not None
+            and held.digest == digest
+            and held.owner == caller.sub
+            and self.catalog.services.get(held.uid) is held
+            and not self.sync.busy(held.uid)
+        ):
+            _may_write(caller, held.uid)
+            self.unchanged += 1
+            self.liveness.beat(held, self._monotonic(), self._wall_ms())
+            return Registered(held, created=False, changed=False)
+        return await self._register(caller, parse_record(raw), digest)
+
+    async def _register(self, caller: Caller, record: ServiceIn, digest: bytes | None = None) -> Registered:
+        uid = record.get("id") or str(uuid_utils.uuid7())
+        _may_write(caller, uid)
+        while self.sync.busy(uid):
+            await self.sync.turn(uid)
+        held = self.catalog.get(uid)
+        if held is not None and not self.viewer(caller).owns(held):
+            raise Problem.of("forbidden", detail=f"the id {uid} is taken at this node: choose another, or none")
+        owner = self._owner(caller, record, held)
+        cls = CLASS_OF[record.get("visibility")]
+        body = body_of(record, owner)
+        status = record.get("status")
+        secret = self._secret(record, held, uid)
+        if held is not None and secret is None and held.cls == cls and self._same(held, body):
+            self.unchanged += 1
+            self.liveness.beat(held, self._monotonic(), self._wall_ms(), status)
+            self._remember(held, digest, caller)
+            return Registered(held, created=False, changed=False)
+        service = await self._write(uid, cls, body, held, secret, beat=True, status=status)
+        self._remember(service, digest, caller)
+        return Registered(service, created=held is None, changed=True)
+
+    async def update(self, caller: Caller, uid: str, patch: Any) -> Service:
+        """Apply a JSON merge patch (RFC 7396) to the record `uid`. It is no heartbeat."""
+        if not isinstance(patch, dict):
+            raise Problem.of("invalid", detail="a merge patch of a record is an object",
+                             errors=[{"pointer": "", "detail": "must be an object"}])  # fmt: skip
+        self._writable(caller, uid)
+        while self.sync.busy(uid):
+            await self.sync.turn(uid)
+        held = self._writable(caller, uid)
+        document = {k: v for k, v in orjson.loads(held.head + b"}").items() if k not in READ_ONLY}
+        patch = {k: v for k, v in patch.items() if k not in READ_ONLY}
+        merged = merge_patch(document, patch)
+        if isinstance(patch.get("auth"), dict) and "token" in patch["auth"] and isinstance(merged.get("auth"), dict):
+            merged["auth"]["token"] = patch["auth"]["token"]  # null removes it, as a registration says it
+        record = check_record(merged)
+        if record.get("id") != uid:
+            raise Problem.of("invalid", detail="the id of a service cannot change: register the new one",
+                             errors=[{"pointer": "/id", "detail": "cannot change"}])  # fmt: skip
+        owner = self._owner(caller, record, held)
+        cls = CLASS_OF[record.get("visibility")]
+        body = body_of(record, owner)
+        secret = self._secret(record, held, uid)
+        status = record.get("status")
+        if secret is None and held.cls == cls and self._same(held, body):
+            if status is not None:
+                self.liveness.declare(held, status)
+            return held
+        return await self._write(uid, cls, body, held, secret, beat=False, status=status)
+
+    async def deregister(self, caller: Caller, uid: str) -> None:
+        """Remove the service `uid`: its entries become tombstones, its secret is deleted."""
+        self._writable(caller, uid)
+        while self.sync.busy(uid):
+            await self.sync.turn(uid)
+        await self.remove(self._writable(caller, uid))
+
+    async def remove(self, service: Service) -> None:
+        """Remove `service`, which is shown; the caller had its turn."""
+        uid = service.uid
+        statements = [Statement("service", uid, service.cls, None)]
+        if self.sync.replica.view("status", uid, self._wall_ms()) is not None:
+            statements.append(Statement("status", uid, service.cls, None))
+        secret = (None,) if uid in self._secrets else None
+        await self._done(self.sync.submit(uid, statements, removes=True, secret=secret))
+        self._secrets.pop(uid, None)
+
+    async def reap(self, service: Service) -> None:
+        """Deregister a service that was offline for too long."""
+        uid = service.uid
+        while self.sync.busy(uid):
+            await self.sync.turn(uid)
+        if self.catalog.get(uid) is service and service.expired:
+            await self.remove(service)
+
+    def _owner(self, caller: Caller, record: ServiceIn, held: Service | None) -> str:
+        owner = record.get("owner")
+        if owner is None:
+            return caller.sub if held is None else held.owner
+        if owner != caller.sub and not caller.admin:
+            raise Problem.of(
+                "forbidden", detail=f"only an admin may name another owner: leave owner out, or say {caller.sub}"
+            )
+        return owner
+
+    def _same(self, held: Service, body: Body) -> bool:
+        entry = self.sync.replica.view("service", held.uid, self._wall_ms())
+        if entry is None:
+            return False
+        stored = dict(fact_of(entry).body or {})
+        stored.pop("created", None)
+        stored.pop("updated", None)
+        return stored == body
+
+    async def _write(
+        self,
+        uid: str,
+        cls: Class,
+        body: Body,
+        held: Service | None,
+        secret: tuple[bytes | None] | None,
+        *,
+        beat: bool,
+        status: str | None,
+    ) -> Service:
+        now = self._wall_ms()
+        body["created"] = now if held is None else held.created
+        body["updated"] = now
+        service = Service(uid, self.origin, cls, body)
+        statements = [Statement("service", uid, cls, body)]
+        if held is not None and held.cls != cls and (status_now := status_body(held)) is not None:
+            statements.append(Statement("status", uid, cls, status_now))  # a status has the class of its service
+
+        def installed(shown_now: Service) -> None:
+            self.liveness.installed(shown_now, beat=beat, status=status)
+
+        try:
+            future = self.sync.submit(uid, statements, service=service, secret=secret, installed=installed)
+        except EntryError as error:
+            raise _refused_entry(error) from None
+        except StoreError as error:
+            raise store_problem(error) from None
+        await self._done(future)
+        if secret is not None:
+            if secret[0] is None:
+                self._secrets.pop(uid, None)
+            else:
+                self._secrets[uid] = secret[0]
+        return service
+
+    async def ensure(self, uid: str, record: ServiceIn, owner: str) -> Service:
+        """See that the node's own `record` is shown under `uid`; writes nothing where it is."""
+        held = self.catalog.get(uid)
+        cls = CLASS_OF[record.get("visibility")]
+        body = body_of(record, owner)
+        if held is not None and held.cls == cls and self._same(held, body):
+            return held
+        return await self._write(uid, cls, body, held, None, beat=False, status=None)
+
+    async def _done(self, future: asyncio.Future[None]) -> None:
+        try:
+            await asyncio.shield(future)  # who hangs up does not take the write back
+        except StoreError as error:
+            raise store_problem(error) from None
+
+    def _secret(self, record: ServiceIn, held: Service | None, uid: str) -> tuple[bytes | None] | None:
+        """What to do with the stored `auth.token`: (sealed,) keeps a new one, (None,) removes it, None leaves it."""
+        auth = record.get("auth") or {}
+        sealed = self._secrets.get(uid)
+        if "token" in auth:
+            token = auth["token"]
+            if token is None:
+                return None if sealed is None else (None,)
+            data = token.encode()
+            return None if sealed is not None and self._unseal(sealed) == data else (self._seal(data),)
+        if sealed is None or held is None:
+            return None
+        kind = orjson.loads(held.head + b"}")["auth"]["type"]
+        return (None,) if auth.get("type", "none") != kind else None
+
+    def _remember(self, service: Service, digest: bytes | None, caller: Caller) -> None:
+        if digest is None or service.owner != caller.sub:
+            return
+        if len(self._digests) >= DIGESTS:
+            self._digests.clear()
+        service.digest = digest
+        self._digests[digest] = service
+
+    # -- heartbeats ----------------------------------------------------------------------------------------------
+
+    def heartbeat(self, caller: Caller, uid: str, status: str | None = None, load: float | None = None) -> Service:
+        """A heartbeat of `uid`; raises Problem (403, 404: register again)."""
+        service = self.catalog.services.get(uid)
+        if service is None or service.owner != caller.sub or not caller.may("write", "service", uid):
+            try:
+                service = self._writable(caller, uid)
+            except Problem as problem:
+                if problem.status == 404:
+                    raise Problem.of(
+                        "not-found", detail=f"no service {uid} here: it was removed or never was; register again"
+                    ) from None
+                raise
+        self.beats += 1
+        if load is not None:
+            service.load = load
+        self.liveness.beat(service, self._monotonic(), self._wall_ms(), status)
+        return service
+
+    def heartbeats(self, caller: Caller, beats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Many heartbeats, already validated: `{"ok": n, "unknown": [ids], "forbidden": [ids]}`."""
+        services = self.catalog.services
+        now, now_ms = self._monotonic(), self._wall_ms()
+        plain = caller.names("write", "service") is None
+        sub = caller.sub
+        ok = 0
+        unknown: list[str] = []
+        forbidden: list[str] = []
+        for item in beats:
+            uid = item["id"]
+            service = services.get(uid)
+            if service is None or service.owner != sub or not plain:
+                try:
+                    service = self._writable(caller, uid)
+                except Problem as problem:
+                    (unknown if problem.status == 404 else forbidden).append(uid)
+                    continue
+            ok += 1
+            if len(item) == 1 and not service.expired:  # the plain beat of a living service
+                service.beat_s = now
+                service.beat_ms = now_ms
+                service.tail = None
+                continue
+            load = item.get("load")
+            if load is not None:
+                service.load = load
+            self.liveness.beat(service, now, now_ms, item.get("status"))
+        self.beats += ok
+        return {"ok": ok, "unknown": unknown, "forbidden": forbidden}
+
+    # -- discovery -----------------------------------------------------------------------------------------------
+
+    def find(self, caller: Caller, query: Query) -> tuple[Page, Listing, int]:
+        """The page that `query` asks for, the list behind it, and how many services were looked at to make it."""
+        viewer = self.viewer(caller)
+        listing, looked_at = self.listings.get(viewer.key, viewer.sees, query)
+        rows = listing.page(query)
+        more = len(rows) > query.limit
+        if more:
+            rows = rows[: query.limit]
+        cursor = make_cursor(plain_key(rows[-1], query.sort), query.sort) if more else None
+        version = self.versions.text(listing.version)
+        etag = f'W/"{version}.{len(listing)}.{query.mark:x}"'
+        return Page(rows, cursor, len(listing), version, etag), listing, looked_at
+
+    async def wait(self, caller: Caller, query: Query) -> bool:
+        """Hold until something that `query` covers has changed since `query.since`; False when the time is up.
+
+        Raises Problem (410) where `since` is foreign or too old to tell.
+        """
+        assert query.since is not None
+        seq = self.versions.number(query.since)
+        if seq is None or seq > self.catalog.journal.head:
+            raise gone()
+        viewer = self.viewer(caller)
+        deadline = self._monotonic() + query.wait
+        while True:
+            listing, _ = self.listings.get(viewer.key, viewer.sees, query)
+            if listing.version > seq:
+                return True
+            left = self.listings.departed(listing, seq)
+            if left is None:
+                raise gone()
+            if left:
+                listing.version = max(listing.version, left)
+                return True
+            remaining = deadline - self._monotonic()
+            if remaining <= 0:
+                return False
+            await self.catalog.journal.wait(listing.built, remaining)
+
+    # -- what is known of one service ----------------------------------------------------------------------------
+
+    def explain(self, caller: Caller, uid: str) -> dict[str, Any]:
+        """Why `uid` is shown as it is: who signed it, when it came, what it replaced, from whom it is hidden."""
+        service = self.get(caller, uid)
+        now = self._wall_ms()
+        entry = self.sync.replica.view("service", uid, now)
+        assert entry is not None, "what the catalog shows, the replica holds"
+        last = next(
+            (
+                c
+                for c in reversed(self.catalog.journal.recent())
+                if c.uid == uid and c.event in ("registered", "updated")
+            ),
+            None,
+        )
+        answer: dict[str, Any] = {
+            "id": uid,
+            "origin": service.origin,
+            "owner": service.owner,
+            "visibility": NAME_OF[service.cls],
+            "entry": {
+                "id": entry.id.hex(),
+                "stamp": entry.stamp,
+                "stamped": rfc3339(entry.stamp >> 16),
+                "valid_until": rfc3339(entry.valid_until),
+                "bytes": len(entry.raw),
+                "signature": "valid" if verify_entry(entry) else "invalid",
+            },
+            "received": {"at": rfc3339(service.updated), "path": "registered at this node"},
+            "replaced": None,
+            "status": orjson.loads(service.json())["liveness"],
+            "shown_because": "you own it"
+            if service.owner == caller.sub
+            else "you are an admin"
+            if caller.admin
+            else "its visibility and acl let you read it",
+        }
+        if last is not None and last.before is not None:
+            answer["replaced"] = {"updated": rfc3339(last.before.updated), "visibility": NAME_OF[last.before.cls]}
+        if self.viewer(caller).owns(service):
+            answer["hidden_from"] = hidden_from(service)
+        return answer
+
+    def signed_cose(self, caller: Caller, uid: str) -> bytes:
+        """The entry as it was signed: COSE_Sign1."""
+        self.get(caller, uid)
+        entry = self.sync.replica.view("service", uid, self._wall_ms())
+        assert entry is not None, "what the catalog shows, the replica holds"
+        return entry.raw
+
+    def signed_json(self, caller: Caller, uid: str) -> bytes:
+        """The record as flattened JWS by this node's key, made now."""
+        service = self.get(caller, uid)
+        entry = self.sync.replica.view("service", uid, self._wall_ms())
+        assert entry is not None, "what the catalog shows, the replica holds"
+        record = shown(uid, service.origin, service.cls, fact_of(entry).body or {})
+        record["valid_until"] = rfc3339(entry.valid_until)
+        return jws.sign_record(self.sync.replica.key, record)
+
+    def events(self, caller: Caller, asked: Filter, changes: Iterable[Change]) -> list[tuple[Change, str, Service]]:
+        """What of `changes` a subscriber is told: (change, event, service as it may be shown)."""
+        viewer = self.viewer(caller)
+        told: list[tuple[Change, str, Service]] = []
+        for change in changes:
+            before, after = change.before, change.after
+            saw = before is not None and viewer.sees(before)
+            sees = after is not None and viewer.sees(after)
+            covers = (saw and asked.matches(cast(Service, before), change.told_before)) or (
+                sees and asked.matches(cast(Service, after), change.told_after)
+            )
+            if not covers:
+                continue
+            if sees:
+                event = change.event if saw or not change.before_known or before is None else "registered"
+                told.append((change, event, cast(Service, after)))
+            else:
+                told.append((change, "deregistered", cast(Service, before)))
+        return told
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396 §2."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge_patch(result.get(name), value)
+    return result
+
+
+def hidden_from(service: Service) -> list[str]:
+    """In words, from whom a service is hidden."""
+    words = []
+    if service.cls == Class.PRIVATE:
+        words.append("everyone but its owner and admins, and every other node: it is private")
+    elif service.cls == Class.INTERNAL:
+        words.append("every other node: it is internal, and this node is in no federation")
+    if service.readers is not None and service.cls != Class.PRIVATE and "*" not in service.readers:
+        words.append(
+            f"everyone but its owner, admins and {', '.join(service.readers) or 'nobody else'}: its acl.read says so"
+        )
+    return words
+
+
+def gone() -> Problem:
+    """410: the version cannot be followed from here."""
+    return Problem.of("gone", detail="this version is too old, or another node's: ask again without since")
+
+
+def _may_write(caller: Caller, uid: str) -> None:
+    if not caller.may("write", "service", uid):
+        raise Problem.out_of_scope(f"write:service:{uid}")
+
+
+def _not_yours(uid: str) -> Problem:
+    return Problem.of("forbidden", detail=f"{uid} is another owner's: only its owner or an admin may change it")
+
+
+def _refused_entry(error: EntryError) -> Problem:
+    if error.too_large:
+        return Problem.of(
+            "too-large",
+            detail=f"the record is too large: {error}; keep big data elsewhere and put its address in metadata",
+        )
+    return Problem.of(
+        "invalid",
+        detail=f"the record cannot be signed: {error}",
+        errors=[{"pointer": error.pointer, "detail": error.detail}],
+    )
+
+
+def store_problem(error: StoreError) -> Problem:
+    """What a failed write tells a client."""
+    slug = "store-full" if isinstance(error, StoreFull) else "unavailable"
+    headers = {"Retry-After": "1"} if isinstance(error, StoreBusy) else {}
+    return Problem.of(slug, detail=str(error), headers=headers)

@@ -1,0 +1,104 @@
+"""Whether a signed record, brought by anybody, may be believed here: which of signature, trust, scope and age hold.
+
+Each answer is a verdict of its own: a good signature by a stranger is still a good signature. `current` says whether
+it is what this node shows now; an old copy of a true record is true, and no longer so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from crdt.entry import MAX_ENTRY, Entry, EntryError, max_life_ms
+from federation import jws
+from federation.cose import decode_entry, fact_of, verify_entry
+from federation.identity import did_of
+from federation.replica import CLOCK_TOLERANCE_MS, Replica
+from kosreg.problems import Problem
+from kosreg.record import shown
+from kosreg.times import parse_rfc3339, rfc3339
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Judges by what `replica` trusts: in this release, this node alone."""
+
+    replica: Replica
+
+    def cose(self, raw: bytes, now_ms: int) -> dict[str, Any]:
+        """The verdict on an entry (COSE_Sign1). Raises Problem (400, 413)."""
+        if len(raw) > MAX_ENTRY:
+            raise Problem.of("too-large", detail=f"an entry has at most {MAX_ENTRY} bytes")
+        try:
+            entry = decode_entry(raw)
+        except EntryError as error:
+            raise Problem.of("malformed", detail=f"this is no entry of kosreg: {error}") from None
+        fact = fact_of(entry)
+        verdict = self._verdict(
+            "cose", verify_entry(entry), entry.origin, entry.valid_until, max_life_ms(entry.kind), now_ms
+        )
+        held = self.replica.view(entry.kind, entry.name, now_ms) if entry.origin == self.replica.origin else None
+        verdict |= {
+            "id": entry.name,
+            "kind": entry.kind,
+            "entry": entry.id.hex(),
+            "deleted": not entry.live,
+            "current": held is not None and held.id == entry.id,
+        }
+        if entry.kind == "service" and entry.live:
+            verdict["record"] = shown(entry.name, verdict["origin"], entry.cls, fact.body or {})
+        return verdict
+
+    def json(self, raw: bytes, now_ms: int) -> dict[str, Any]:
+        """The verdict on a record as flattened JWS. Raises Problem (400, 413)."""
+        try:
+            opened = jws.open_record(raw)
+        except jws.JwsError as error:
+            raise Problem.of("malformed", detail=f"this is no signed record: {error}") from None
+        record = opened.record
+        until = record.get("valid_until")
+        try:
+            valid_until = parse_rfc3339(until) if isinstance(until, str) else 0
+        except ValueError:
+            valid_until = 0
+        verdict = self._verdict("jose", opened.signature, opened.key, valid_until, max_life_ms("service"), now_ms)
+        verdict["scope"] = verdict["scope"] and record.get("origin") == opened.did
+        uid = record.get("id")
+        held = self._held(uid, now_ms) if opened.key == self.replica.origin and isinstance(uid, str) else None
+        verdict |= {
+            "id": uid,
+            "kind": "service",
+            "current": held is not None and held == {k: v for k, v in record.items() if k != "valid_until"},
+            "record": record,
+        }
+        return verdict
+
+    def _held(self, uid: str, now_ms: int) -> dict[str, Any] | None:
+        entry: Entry | None = self.replica.view("service", uid, now_ms)
+        return None if entry is None else shown(uid, did_of(entry.origin), entry.cls, fact_of(entry).body or {})
+
+    def _verdict(
+        self, form: str, signature: bool, origin: bytes, valid_until: int, life: int, now_ms: int
+    ) -> dict[str, Any]:
+        trusted = origin == self.replica.origin
+        aged = now_ms < valid_until <= now_ms + life + CLOCK_TOLERANCE_MS
+        reasons = []
+        if not signature:
+            reasons.append("the signature does not match")
+        if not trusted:
+            reasons.append("its origin is not trusted here")
+        if not aged:
+            reasons.append(
+                "it has expired" if valid_until <= now_ms else "it claims to be valid for longer than is allowed"
+            )
+        return {
+            "format": form,
+            "origin": did_of(origin),
+            "signature": signature,
+            "trust": trusted,
+            "scope": trusted,  # what a trusted origin may say is bounded by the trust issue; we may say all of ours
+            "age": aged,
+            "valid": signature and trusted and aged,
+            "valid_until": rfc3339(valid_until) if 0 < valid_until < 253_402_300_800_000 else None,
+            "reasons": reasons,
+        }

@@ -1,0 +1,331 @@
+"""`/ws/registry`: watch, register and heartbeat over one socket.
+
+Two tasks a socket: one reads frames and answers them, one tells what changed. Both wait when the client does not
+read, so that a slow client holds up itself and nobody else. Before authentication nothing is sent but the close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import orjson
+import structlog
+from aiohttp import WSMsgType, web
+
+from kosreg.auth import Caller
+from kosreg.problems import Problem
+from kosreg.query import filter_of, parse_filter
+from kosreg.schemas.service_schema import BEAT, BEATS, check
+from kosreg.subscriptions import Subscription, sub_name
+from kosreg.times import now_ms, rfc3339
+
+if TYPE_CHECKING:
+    from kosreg.api.http import Call
+    from kosreg.api.node import Node
+
+JSON_PROTOCOL = "kosreg.v1"
+MSGPACK_PROTOCOL = "kosreg.v1.msgpack"
+BEARER = "bearer."
+
+AUTH_WITHIN = 5.0  # s for a first frame that authenticates
+STALL = 120.0  # s that a client may take none of what is sent, before it is taken for dead
+MAX_SUBSCRIPTIONS = 64  # of one socket
+MAX_SOCKETS = 1024  # of one subject
+
+CLOSE_TOKEN, CLOSE_SCOPE, CLOSE_LATE, CLOSE_LARGE, CLOSE_RESTART = 4401, 4403, 4408, 4413, 1012
+CLOSE_AGAIN = 1013
+
+log = structlog.get_logger("kosreg.websocket")
+
+
+class _Closed(Exception):
+    """The socket is to be closed with `code` and `reason`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class RegistrySocket(web.WebSocketResponse):
+    """aiohttp's socket with our code for a frame that is too large."""
+
+    async def close(self, *, code: int = 1000, message: bytes = b"", drain: bool = True) -> bool:
+        if code == 1009:
+            code, message = CLOSE_LARGE, b"frame too large"
+        return await super().close(code=code, message=message, drain=drain)
+
+
+class Session:
+    """One authenticated or not yet authenticated client."""
+
+    def __init__(self, node: Node, call: Call) -> None:
+        self.node = node
+        self.registry = node.registry
+        self.call = call
+        self.caller: Caller | None = None
+        self.ws = RegistrySocket(
+            protocols=(JSON_PROTOCOL, MSGPACK_PROTOCOL),
+            max_msg_size=node.settings.limits.max_body,
+            compress=False,
+            timeout=2.0,
+        )
+        self.packed = False
+        self.subscriptions: dict[bytes, Subscription] = {}
+        self._more = asyncio.Event()  # a subscription came
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> web.WebSocketResponse:
+        """From the upgrade to the close."""
+        request = self.call.request
+        await self.ws.prepare(request)
+        self.packed = self.ws.ws_protocol == MSGPACK_PROTOCOL
+        self.node.sockets.add(self)
+        telling: asyncio.Task[None] | None = None
+        expiry: asyncio.TimerHandle | None = None
+        try:
+            caller = await self._authenticate()
+            self.caller = caller
+            if sum(1 for other in self.node.sockets if other.caller and other.caller.sub == caller.sub) > MAX_SOCKETS:
+                raise _Closed(CLOSE_AGAIN, "too many sockets of one subject")
+            delay = max(0.0, caller.exp - now_ms() / 1000)
+            expiry = asyncio.get_running_loop().call_later(min(delay, 3e6), self.end, CLOSE_TOKEN, "token expired")
+            await self._auto_subscribe(caller)
+            telling = asyncio.create_task(self._tell(), name="websocket-tell")
+            await self._read(caller)
+        except _Closed as closed:
+            await self.ws.close(code=closed.code, message=closed.reason.encode())
+        except (ConnectionResetError, TimeoutError):
+            pass  # the client is gone
+        finally:
+            self.node.sockets.discard(self)
+            if expiry is not None:
+                expiry.cancel()
+            if telling is not None:
+                telling.cancel()
+                await asyncio.gather(telling, return_exceptions=True)
+        return self.ws
+
+    def end(self, code: int, reason: str) -> None:
+        """Close from outside: the token ended, or the node restarts."""
+        task = asyncio.ensure_future(self.ws.close(code=code, message=reason.encode()))
+        self.node.keep(task)
+
+    async def _authenticate(self) -> Caller:
+        headers = self.call.request.headers
+        text = headers.get("Authorization")
+        if text is not None:
+            scheme, _, token = text.partition(" ")
+            if scheme.lower() != "bearer":
+                raise _Closed(CLOSE_TOKEN, "Authorization must be a Bearer token")
+            return self._verified(token.strip())
+        for offered in headers.get("Sec-WebSocket-Protocol", "").split(","):
+            if offered.strip().startswith(BEARER):
+                return self._verified(offered.strip()[len(BEARER) :])
+        try:
+            message = await self.ws.receive(timeout=AUTH_WITHIN)
+        except TimeoutError:
+            raise _Closed(CLOSE_LATE, f"no token within {AUTH_WITHIN:.0f} s") from None
+        if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            raise ConnectionResetError
+        try:
+            frame = self._decoded(message.data)
+        except Problem:
+            frame = None
+        if not isinstance(frame, dict) or frame.get("op") != "auth" or not isinstance(frame.get("token"), str):
+            raise _Closed(CLOSE_TOKEN, 'the first frame must be {"op":"auth","token":…}')
+        return self._verified(frame["token"])
+
+    def _verified(self, token: str) -> Caller:
+        try:
+            return self.node.auth.verify(token)
+        except Problem as problem:
+            raise _Closed(CLOSE_TOKEN, problem.title) from None
+
+    async def _auto_subscribe(self, caller: Caller) -> None:
+        query: dict[str, list[str]] = {}
+        for key, value in self.call.query.items():
+            query.setdefault(key, []).append(value)
+        wanted = query.pop("subscribe", ["1"])[-1]
+        since = query.pop("since", [None])[-1]  # type: ignore[list-item]
+        if wanted == "0":
+            return
+        if caller.names("read", "service") == frozenset():
+            raise _Closed(CLOSE_SCOPE, "the token may not read services")
+        try:
+            asked = parse_filter(query)
+        except Problem as problem:
+            await self._send(_error(None, problem))
+            return
+        name = sub_name("auto")
+        self.subscriptions[name] = Subscription(self.registry, caller, name, asked, since)
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    async def _send(self, frame: bytes) -> None:
+        if self.packed:
+            await self.ws.send_bytes(msgpack.packb(orjson.loads(frame)))
+        else:
+            await self.ws.send_frame(frame, WSMsgType.TEXT)
+
+    async def _tell(self) -> None:
+        """Tell each subscription what it has not been told, and wait for more."""
+        journal = self.registry.catalog.journal
+        try:
+            while not self.ws.closed:
+                seen = journal.head
+                for subscription in tuple(self.subscriptions.values()):
+                    for frame in subscription.next_frames():
+                        async with asyncio.timeout(STALL):
+                            await self._send(frame)
+                if any(s.behind for s in self.subscriptions.values()):
+                    await asyncio.sleep(0)
+                    continue
+                self._more.clear()
+                waits = [asyncio.ensure_future(journal.wait(seen, None)), asyncio.ensure_future(self._more.wait())]
+                try:
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for wait in waits:
+                        wait.cancel()
+        except (ConnectionResetError, TimeoutError):
+            transport = self.call.request.transport
+            if transport is not None:
+                transport.abort()
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def _decoded(self, data: str | bytes) -> Any:
+        try:
+            if self.packed and isinstance(data, bytes):
+                return msgpack.unpackb(data, strict_map_key=True, raw=False)
+            return orjson.loads(data)
+        except (ValueError, msgpack.exceptions.ExtraData, msgpack.exceptions.StackError) as error:
+            form = "msgpack" if self.packed else "JSON"
+            raise Problem.of("malformed", detail=f"the frame is no {form}: {error}") from None
+
+    async def _read(self, caller: Caller) -> None:
+        ws = self.ws
+        while True:
+            message = await ws.receive()
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                return  # closed, or broken: aiohttp has answered it
+            ident: Any = None
+            try:
+                frame = self._decoded(message.data)
+                if not isinstance(frame, dict):
+                    raise Problem.of("malformed", detail="a frame is one object")
+                ident = frame.get("id")
+                op = frame.get("op")
+                act = OPS.get(op) if isinstance(op, str) else None
+                if act is None:
+                    raise Problem.of("malformed", detail=f"op must be one of {', '.join(OPS)}")
+                answer = await act(self, caller, frame)
+            except Problem as problem:
+                self.node.metrics.refused(problem.slug)
+                answer = _error(ident, problem)
+            if answer:
+                await self._send(answer)
+
+    # -- operations ----------------------------------------------------------------------------------------------
+
+    async def _subscribe(self, caller: Caller, frame: dict[str, Any]) -> bytes:
+        self._charge(caller)
+        if frame.get("id") is None:
+            raise Problem.of("malformed", detail="subscribe needs an id: events carry it as sub")
+        if caller.names("read", "service") == frozenset():
+            raise Problem.of("out-of-scope", detail="this token may not read services")
+        name = sub_name(frame["id"])
+        if name in self.subscriptions:
+            raise Problem.of(
+                "conflict", detail="a subscription with this id is there: unsubscribe it, or choose another id"
+            )
+        if len(self.subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise Problem.of("conflict", detail=f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
+        since = frame.get("since")
+        if since is not None and not isinstance(since, str):
+            raise Problem.of(
+                "invalid", detail="since must be a text", errors=[{"pointer": "/since", "detail": "must be a text"}]
+            )
+        subscription = Subscription(self.registry, caller, name, filter_of(frame.get("filter")), since)
+        # the answer comes before the first event of the subscription
+        await self._send(_ok(frame["id"], b'{"sub":' + name + b"}"))
+        self.subscriptions[name] = subscription
+        self._more.set()
+        return b""
+
+    async def _unsubscribe(self, caller: Caller, frame: dict[str, Any]) -> bytes:
+        name = sub_name(frame.get("sub"))
+        if self.subscriptions.pop(name, None) is None:
+            raise Problem.of("not-found", detail="there is no subscription with this sub on this socket")
+        return _ok(frame.get("id"), b'{"sub":' + name + b"}")
+
+    async def _register(self, caller: Caller, frame: dict[str, Any]) -> bytes:
+        self._charge(caller)
+        if not isinstance(frame.get("service"), dict):
+            raise Problem.of("malformed", detail="register needs the record as service")
+        done = await self.registry.register(caller, orjson.dumps(frame["service"]))
+        return _ok(frame.get("id"), done.service.json())
+
+    async def _heartbeat(self, caller: Caller, frame: dict[str, Any]) -> bytes:
+        if "beats" in frame:
+            beats = check(BEATS, {"beats": frame["beats"]})["beats"]
+            self.node.limits.charge(caller, "beats", max(1, len(beats)))
+            return _ok(frame.get("id"), orjson.dumps(self.registry.heartbeats(caller, beats)))
+        uid = frame.get("service_id")
+        if not isinstance(uid, str):
+            raise Problem.of("malformed", detail="heartbeat needs service_id, or beats")
+        self.node.limits.charge(caller, "beats", 1)
+        status, load = frame.get("status"), frame.get("load")
+        if status is not None or load is not None:
+            check(BEAT, {"status": status, "load": load})
+        service = self.registry.heartbeat(caller, uid, status, load)
+        return _ok(frame.get("id"), beat_answer(service))
+
+    async def _deregister(self, caller: Caller, frame: dict[str, Any]) -> bytes:
+        self._charge(caller)
+        uid = frame.get("service_id")
+        if not isinstance(uid, str):
+            raise Problem.of("malformed", detail="deregister needs service_id")
+        await self.registry.deregister(caller, uid)
+        return _ok(frame.get("id"), b"null")
+
+    async def _ping(self, caller: Caller, frame: dict[str, Any]) -> bytes:
+        self._charge(caller)
+        return _ok(frame.get("id"), b'{"at":"' + rfc3339(now_ms()).encode() + b'"}')
+
+    def _charge(self, caller: Caller) -> None:
+        self.node.limits.charge(caller, "calls", 1)
+
+
+Operation = Callable[[Session, Caller, dict[str, Any]], Awaitable[bytes]]
+OPS: dict[str, Operation] = {
+    "subscribe": Session._subscribe,
+    "unsubscribe": Session._unsubscribe,
+    "register": Session._register,
+    "heartbeat": Session._heartbeat,
+    "deregister": Session._deregister,
+    "ping": Session._ping,
+}
+
+
+def beat_answer(service: Any) -> bytes:
+    """`{"id","status","ttl"}`; an id needs no escaping."""
+    return f'{{"id":"{service.uid}","status":"{service.status}","ttl":{service.ttl}}}'.encode()
+
+
+def _ok(ident: Any, result: bytes) -> bytes:
+    return b'{"op":"ok","id":' + orjson.dumps(ident) + b',"result":' + result + b"}"
+
+
+def _error(ident: Any, problem: Problem) -> bytes:
+    return b'{"op":"error","id":' + orjson.dumps(ident) + b',"problem":' + orjson.dumps(problem.to_dict()) + b"}"
+
+
+async def serve(node: Node, call: Call) -> web.WebSocketResponse:
+    """The handler of `/ws/registry`."""
+    return await Session(node, call).run()
