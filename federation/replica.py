@@ -31,6 +31,7 @@ from federation.identity import NodeKey, did_of
 _Subject = tuple[bytes, str, str]  # origin, kind, name: what a view is of
 
 _BAD_SIGNATURE: Final = "the signature does not hold"
+CLOCK_TOLERANCE_MS: Final = DAY_MS  # how far others' clocks may be from ours where life is judged
 _MAX_ALERTED: Final = 1024  # keys whose equivocation was reported: told once, not with every copy
 
 
@@ -191,8 +192,8 @@ class Replica:
         """`persist` is on disk: merges it and says what changed in the view. Call it in the order of the commits; a
         second call changes nothing.
 
-        One Changed for each (origin, kind, name), also where its class changed. A renewal is a change too: then `before`
-        and `after` have one stamp.
+        One Changed for each (origin, kind, name), also where its class changed. A renewal is a change too: then
+        `before` and `after` have one stamp.
         """
         changes: dict[_Subject, Changed] = {}
         alerts: list[Alert] = []
@@ -233,9 +234,9 @@ class Replica:
             return self._adopt(entry, now_ms)
         if not self._admits(entry):
             return self._refuse(Fault.ORIGIN, "this origin is not admitted here", entry)
-        if entry.valid_until > now_ms + max_life_ms(entry.kind) + DAY_MS:
+        if entry.valid_until > now_ms + max_life_ms(entry.kind) + CLOCK_TOLERANCE_MS:
             return self._refuse(Fault.ORIGIN, "valid_until is too far ahead", entry)
-        if entry.valid_until < now_ms - DAY_MS:
+        if entry.valid_until < now_ms - CLOCK_TOLERANCE_MS:
             return self._refuse(Fault.ORIGIN, "lapsed more than a day ago", entry)
         if not verify_entry(entry):
             return self._refuse(Fault.RELAY, _BAD_SIGNATURE, entry)
