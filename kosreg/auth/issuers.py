@@ -33,7 +33,7 @@ class IssuerConfig(Protocol):
 
 
 class OutsideIssuer:
-    """One issuer. `generation` counts the key sets read, so that whoever caches verdicts sees that they are stale."""
+    """One issuer, and the keys that its file held when it was last good."""
 
     def __init__(self, iss: str, jwks: Path, scopes: Iterable[str]) -> None:
         """Raises ScopeError. A missing or damaged key file is no error: its tokens are refused until it is there."""
@@ -41,9 +41,9 @@ class OutsideIssuer:
         self.path = jwks
         self.allowed: tuple[Scope, ...] = parse_scopes(scopes)
         self.keys: dict[str, Key] = {}
-        self.generation = 0
         self._stamp: tuple[int, int, int] | None = None
-        self._look_again = 0.0
+        self._look_again = float("-inf")
+        self._fault = ""
         self._log = structlog.get_logger("kosreg.auth")
 
     def refresh(self, monotonic: float) -> bool:
@@ -56,23 +56,20 @@ class OutsideIssuer:
             stamp = (info.st_mtime_ns, info.st_size, info.st_ino)
             if stamp == self._stamp:
                 return False
-            self._stamp = stamp  # also when it turns out to be damaged: one line in the log for each change
             if info.st_size > MAX_JWKS:
                 raise ValueError(f"it is larger than {MAX_JWKS // 1024} KiB")
             keys, unusable = read_jwks(self.path.read_bytes())
             if not keys:
-                raise ValueError("it holds no key for signatures (Ed25519, P-256 or RSA of 2048 bits)")
+                raise ValueError("it holds no key for signatures (Ed25519, P-256, or RSA of 2048 bits)")
         except (OSError, ValueError) as error:
-            if self._stamp is not None or not self.generation:
+            if str(error) != self._fault:  # one line for each new fault, not one every five seconds
+                self._fault = str(error)
                 self._log.error(
-                    "issuer keys unreadable", iss=self.iss, path=str(self.path), reason=str(error), kept=len(self.keys)
+                    "issuer keys unreadable", iss=self.iss, path=self.path, reason=error, kept=len(self.keys)
                 )
-            if isinstance(error, OSError):
-                self._stamp = None
             return False
-        self.keys = keys
-        self.generation += 1
-        self._log.info("issuer keys read", iss=self.iss, path=str(self.path), keys=len(keys), unusable=unusable)
+        self.keys, self._stamp, self._fault = keys, stamp, ""
+        self._log.info("issuer keys read", iss=self.iss, path=self.path, keys=len(keys), unusable=unusable)
         return True
 
     def key(self, kid: object) -> Key | None:

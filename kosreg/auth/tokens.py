@@ -9,48 +9,29 @@ that their tokens go on being valid; the newest signs.
 so the second call with a token costs a look-up. The checks of a new token are ordered from cheap to dear; the
 signature is last.
 
-What is issued is recorded (never the text). Revocation counts from the moment that it is asked for: memory first,
-then the store, then those who listen (`on_revoked`: open WebSockets).
+What is issued is recorded (never the text). Revocation counts from the moment that it is asked for: in memory first,
+then with those who listen (`on_revoked`: open WebSockets), then in the store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 import uuid_utils
-from joserfc.jwk import Key, OKPKey
+from joserfc.jwk import OKPKey
 
-from kosreg.auth.caller import (
-    ADMIN_SCOPE,
-    DEFAULT_SCOPES,
-    SUBJECT,
-    Caller,
-    Scope,
-    ScopeError,
-    limited_to,
-    parse_scopes,
-    understood,
-)
+from kosreg.auth.caller import ADMIN_SCOPE, DEFAULT_SCOPES, SUBJECT, Caller, Scope, ScopeError, parse_scopes
 from kosreg.auth.issuers import IssuerConfig, OutsideIssuer
-from kosreg.auth.jose import (
-    JoseRefused,
-    Unverified,
-    check_signature,
-    ed25519_from_seed,
-    public_jwk,
-    sign,
-    take_apart,
-)
+from kosreg.auth.jose import ed25519_from_seed, public_jwk, sign
+from kosreg.auth.verifier import PRINTABLE, TYP, Verifier
 from kosreg.durations import MAX_TTL, MIN_TTL
 from kosreg.problems import Problem
 from kosreg.store.rows import TokenKey, TokenRow
@@ -59,18 +40,12 @@ ADMIN: Final = "admin"
 ADMIN_LABEL: Final = "admin.token"
 ADMIN_TTL: Final = 30 * 86_400
 DEFAULT_TTL: Final = 30 * 86_400
-TYP: Final = "at+jwt"
-RECORD_TYP: Final = "kosreg-record+jws"
-LEEWAY: Final = 5
-"""Seconds by which `nbf` and `iat` may lie ahead of this clock. `exp` has none: expired is expired."""
-
 KEEP_EXPIRED: Final = 86_400
 """Seconds that the row of an expired token stays, so that `token list` can still tell what became of it."""
 
 MAX_TOKENS: Final = 100_000
 MAX_CACHED: Final = 10_000
-
-_PRINTABLE: Final = re.compile(r"[\x21-\x7e]{1,256}", re.ASCII)
+MAX_PURGED: Final = 1_000
 
 
 class TokenStore(Protocol):
@@ -82,7 +57,6 @@ class TokenStore(Protocol):
     def add_token_key(self, key: TokenKey) -> Awaitable[None]: ...
     async def tokens(self) -> Sequence[TokenRow]: ...
     def add_token(self, row: TokenRow) -> Awaitable[None]: ...
-    def revoke_token(self, jti: str, at: int) -> Awaitable[bool]: ...
     def drop_token(self, jti: str) -> Awaitable[None]: ...
 
 
@@ -110,6 +84,7 @@ class Auth:
         self._cache: dict[str, Caller] = {}
         self._issuers: dict[str, OutsideIssuer] = {}
         self._admin_exp = 0
+        self._verifier = Verifier(did, self._keys, self._issuers, self._revoked)
         self._log = structlog.get_logger("kosreg.auth")
         for one in issuers:
             if one.iss == did:
@@ -187,11 +162,7 @@ class Auth:
             faults.append({"pointer": "/label", "detail": "must be at most 128 printable characters"})
         if faults:
             raise Problem.invalid(faults)
-        if len(self._rows) >= MAX_TOKENS:
-            raise Problem.of(
-                "conflict",
-                f"{MAX_TOKENS} tokens are recorded already. Wait until some expire, or issue fewer, longer ones.",
-            )
+        self._check_room()
         return await self._issue(subject, tuple(map(str, parsed)), ttl, label, now)
 
     async def _issue(self, sub: str, scopes: tuple[str, ...], ttl: int, label: str, now: float | None) -> Issued:
@@ -230,26 +201,28 @@ class Auth:
         A `jti` that this node did not issue is recorded too where outside issuers are configured: theirs are not
         listed. If the store cannot write, the token stays refused until the node ends.
         """
-        seconds = time.time() if now is None else now
-        known = self._rows.get(jti)
-        if known is None:
-            known = self._outside_row(jti, int(seconds))
-            if len(self._rows) >= MAX_TOKENS:
-                raise Problem.of("conflict", f"{MAX_TOKENS} tokens are recorded already. Wait until some expire.")
-            row = replace(known, revoked_at=int(seconds * 1000))
-            self._forget(row)
-            await self._store.add_token(row)
-        elif known.revoked_at is None:
-            row = replace(known, revoked_at=int(seconds * 1000))
-            self._forget(row)
-            await self._store.revoke_token(jti, int(seconds * 1000))
-        else:
-            return known
+        at = time.time() if now is None else now
+        row = self._rows.get(jti)
+        if row is not None and row.revoked_at is not None:
+            return row
+        if row is None:
+            row = self._outside_row(jti, int(at))
+            self._check_room()
+        row = replace(row, revoked_at=int(at * 1000))
+        self._forget(row)
+        await self._store.add_token(row)
         self._log.info("token revoked", jti=jti, subject=row.sub or None)
         return row
 
+    def _check_room(self) -> None:
+        if len(self._rows) >= MAX_TOKENS:
+            raise Problem.of(
+                "conflict",
+                f"{MAX_TOKENS} tokens are recorded already. Wait until some expire, or issue fewer, longer ones.",
+            )
+
     def _outside_row(self, jti: str, now: int) -> TokenRow:
-        if _PRINTABLE.fullmatch(jti) is None:
+        if PRINTABLE.fullmatch(jti) is None:
             raise Problem.invalid([{"pointer": "/jti", "detail": "must be 1 to 256 printable ASCII characters"}])
         cached = next((c for c in self._cache.values() if c.jti == jti), None)
         if cached is None and not self._issuers:
@@ -263,97 +236,52 @@ class Auth:
     def _forget(self, row: TokenRow) -> None:
         self._rows[row.jti] = row
         self._revoked.add(row.jti)
-        self._drop(lambda caller: caller.jti == row.jti)
+        self._drop([text for text, caller in self._cache.items() if caller.jti == row.jti])
         for listener in self.on_revoked:
-            listener(row.jti)
+            try:
+                listener(row.jti)
+            except Exception:  # the token is refused all the same, and the others must hear of it
+                self._log.exception("revocation not heard", jti=row.jti)
 
     async def purge(self, *, now: float | None = None) -> int:
         """Drops what is known of tokens that expired more than `KEEP_EXPIRED` seconds ago; how many they were."""
         limit = (time.time() if now is None else now) - KEEP_EXPIRED
-        gone = [row.jti for row in self._rows.values() if row.exp < limit]
+        gone = [row.jti for row in self._rows.values() if row.exp < limit][:MAX_PURGED]
+        await asyncio.gather(*(self._store.drop_token(jti) for jti in gone))
         for jti in gone:
-            await self._store.drop_token(jti)
-            del self._rows[jti]
+            self._rows.pop(jti, None)
             self._revoked.discard(jti)
         return len(gone)
 
     # ---- verify
 
     def verify(self, text: str, now: float | None = None) -> Caller:
-        """Who holds this token. Raises Problem (401), whose text says why and what to do.
+        """Who holds this token. Raises Problem (401), whose text says why not and what to do.
 
-        `now`: s since 1970, the wall clock when absent.
+        `now`: s since 1970; the wall clock where it is absent.
         """
+        if now is None:
+            now = time.time()
         caller = self._cache.get(text)
-        if caller is not None:
-            if now is None:
-                now = time.time()
-            if now < caller.exp and not caller.outside:
-                return caller
-        return self._verify(text, time.time() if now is None else now)
+        if caller is not None and now < caller.exp and not caller.outside:
+            return caller
+        return self._look(text, now)
 
-    def _verify(self, text: str, now: float) -> Caller:
+    def _look(self, text: str, now: float) -> Caller:
         monotonic = time.monotonic()
         for issuer in self._issuers.values():
-            if issuer.refresh(monotonic):
-                self._drop(lambda c, iss=issuer.iss: c.iss == iss)  # type: ignore[misc]
-        caller = self._cache.get(text)
-        if caller is not None and now < caller.exp:
-            return caller
-        try:
-            caller = self._check(text, now)
-        except JoseRefused as error:
-            raise Problem.unauthenticated(f"Refused: {error}. {_NEXT}") from error
+            if issuer.refresh(monotonic):  # a key may be gone: what it had signed is judged anew
+                self._drop({t for t, c in self._cache.items() if c.iss == issuer.iss})
+        caller = self._cache.pop(text, None)
+        if caller is None or now >= caller.exp:
+            caller = self._verifier.check(text, now)
         if len(self._cache) >= MAX_CACHED:
-            self._cache.pop(next(iter(self._cache)))
+            self._cache.pop(next(iter(self._cache)))  # the one that was put there first
         self._cache[text] = caller
         return caller
 
-    def _check(self, text: str, now: float) -> Caller:
-        token = take_apart(text)
-        claims = token.claims
-        iss = claims.get("iss")
-        issuer = self._issuers.get(iss) if isinstance(iss, str) else None
-        if issuer is None and iss != self.did:
-            raise JoseRefused("the token comes from an issuer that this node does not know (iss)")
-        _check_typ(token, outside=issuer is not None)
-        key: Key | None
-        if issuer is not None:
-            key = issuer.key(token.header.get("kid"))
-        else:
-            kid = token.header.get("kid")
-            key = self._keys.get(kid) if isinstance(kid, str) else None
-        if key is None:
-            raise JoseRefused("the token names a key that is none of its issuer's token keys (kid)")
-        aud = claims.get("aud")
-        if aud != self.did and not (isinstance(aud, list) and self.did in aud):
-            raise JoseRefused("the token is meant for another node (aud)")
-        exp = _check_times(claims, now, outside=issuer is not None)
-        jti, sub = claims.get("jti"), claims.get("sub")
-        if not isinstance(jti, str) or _PRINTABLE.fullmatch(jti) is None:
-            raise JoseRefused("the token has no jti")
-        if not isinstance(sub, str) or (SUBJECT if issuer is None else _PRINTABLE).fullmatch(sub) is None:
-            raise JoseRefused("the token has no subject, or one that cannot be (sub)")
-        if jti in self._revoked:
-            raise JoseRefused("the token was revoked")
-        check_signature(token, key)
-        scopes = understood(_scope_texts(claims.get("scope")))
-        if issuer is not None:
-            sub = f"{sub}@{issuer.iss}"
-            scopes = limited_to(scopes, issuer.allowed)
-        return Caller(
-            sub=sub,
-            scopes=scopes,
-            jti=jti,
-            exp=exp,
-            iss=issuer.iss if issuer is not None else self.did,
-            digest=sha256(text.encode()).digest()[:16],
-            outside=issuer is not None,
-            admin=any(scope.is_admin for scope in scopes),
-        )
-
-    def _drop(self, which: Callable[[Caller], bool]) -> None:
-        for text in [text for text, caller in self._cache.items() if which(caller)]:
+    def _drop(self, texts: Iterable[str]) -> None:
+        for text in texts:
             del self._cache[text]
 
     def _take_key(self, seed: bytes) -> None:
@@ -383,41 +311,6 @@ class Auth:
         await asyncio.to_thread(_write_private, path, issued.token)
         self._admin_exp = issued.row.exp
         return issued
-
-
-_NEXT: Final = "Ask an admin for a new one: `kosreg token issue SUBJECT`."
-
-
-def _check_typ(token: Unverified, *, outside: bool) -> None:
-    typ = token.header.get("typ")
-    short = typ.lower().removeprefix("application/") if isinstance(typ, str) else None
-    if short == RECORD_TYP:
-        raise JoseRefused("this is a signed record, not a token")
-    if short != TYP and not (outside and short == "jwt"):
-        raise JoseRefused(f"this is no access token: its typ is not {TYP}")
-
-
-def _check_times(claims: Mapping[str, Any], now: float, *, outside: bool) -> int:
-    exp, iat, nbf = (_seconds(claims.get(name)) for name in ("exp", "iat", "nbf"))
-    if exp is None or iat is None or (nbf is None and (not outside or "nbf" in claims)):
-        raise JoseRefused("the token does not say when it is valid (exp, iat, nbf)")
-    if exp <= now:
-        raise JoseRefused("the token has expired")
-    if iat > now + LEEWAY or (nbf is not None and nbf > now + LEEWAY):
-        raise JoseRefused("the token is not valid yet; check the clocks")
-    if exp - iat > MAX_TTL:
-        raise JoseRefused("the token is meant to live longer than ten years")
-    return int(exp)
-
-
-def _seconds(value: object) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _scope_texts(claim: object) -> list[str]:
-    if isinstance(claim, str):
-        return claim.split()
-    return [text for text in claim if isinstance(text, str)] if isinstance(claim, list) else []
 
 
 def _write_private(path: Path, text: str) -> None:
