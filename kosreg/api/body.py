@@ -40,21 +40,22 @@ class TooSlow(Exception):
     """The body did not arrive in `READ_SECONDS`."""
 
 
-async def read(request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes. Problem: too-large (the rest has been dropped), malformed, timeout."""
+def at_hand(request: web.BaseRequest) -> bytes | None:
+    """The body where all of it came with the headers (nearly always), else None. Nothing to wait for, so no `await`."""
     payload = request.content
     if payload is EMPTY_PAYLOAD:
         return b""
+    if not payload.is_eof() or payload.exception() is not None:
+        return None
+    return payload.read_nowait()
+
+
+async def read(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes. Problem: too-large (the rest has been dropped), malformed, timeout."""
     try:
-        if payload.is_eof():  # it came with the headers: nothing to wait for
-            body = payload.read_nowait()
-        else:
-            body = await _read_slowly(request, limit)
+        return await _read_slowly(request, limit)
     except (HttpProcessingError, web.PayloadAccessError, ValueError) as error:
         raise Problem.of("malformed", f"The body breaks HTTP's framing: {error}. Send it again.") from error
-    if len(body) > limit:
-        raise too_large(limit)
-    return body
 
 
 async def _read_slowly(request: web.BaseRequest, limit: int) -> bytes:

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.hdrs import ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, ORIGIN
 
 from kosreg.api import body as bodies
 from kosreg.api import media
 from kosreg.api.hosts import HostGuard
 from kosreg.api.http import CURRENT, Call, Reply, Route
 from kosreg.api.metrics import Metrics, RouteMeter
+from kosreg.api.response import Writer, plain
 from kosreg.api.router import Router
 from kosreg.problems import Problem
 
@@ -50,6 +52,7 @@ class Door:
         self._router: Router[_Prepared] = Router([_Prepared(route, metrics) for route in self.routes])
         self._lost = metrics.route("", "(none)")
         self._any = media.Negotiator()
+        self._writer = Writer()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request, from its headers to its answer. Raises only what ends the connection."""
@@ -59,25 +62,38 @@ class Door:
         call = Call(self.app, request)
         CURRENT.set(call)  # each request runs in a task of its own, so this needs no reset
         meter = self._lost
+        response: web.StreamResponse
         try:
             headers = request.headers
-            self.hosts.check(self._host(request), headers.get("Origin"))
-            path = request.raw_path.partition("?")[0]
+            path = request.raw_path
+            host = headers.get(HOST)
             if path[:1] != "/":
-                path = request.rel_url.raw_path
-            prepared, call.params, allowed = self._router.find(request.method, path)
+                path, host = request.rel_url.raw_path, _host_of_absolute(request)
+            elif "?" in path:
+                path = path[: path.index("?")]
+            self.hosts.check(host, headers.get(ORIGIN))
+            prepared, call.params = self._router.find(request.method, path)
             if prepared is None:
-                response = self._unrouted(request, allowed)
+                response = self._unrouted(request, path)
+            elif prepared.websocket:
+                return await self._upgrade(call, prepared)
             else:
                 meter = prepared.meter
-                call.route = prepared.route
-                if prepared.websocket:
-                    metrics.in_flight -= 1  # a socket is counted as such, not as a call that never ends
-                    try:
-                        return await prepared.route.handler(call)  # type: ignore[no-any-return]
-                    finally:
-                        metrics.in_flight += 1
-                response = await self._serve(call, prepared)
+                route = call.route = prepared.route
+                token = self._admit(call, prepared) if prepared.looks_at_token else None
+                if prepared.negotiator is not None:
+                    accepted = prepared.negotiator.choose(headers.get(ACCEPT))
+                    if accepted is None:
+                        raise _not_acceptable(prepared.negotiator)
+                    call.accepted = accepted
+                if prepared.takes_body:
+                    body = bodies.at_hand(request)
+                    if body is None:
+                        body = await bodies.read(request, route.max_body)
+                        if token is not None:
+                            call.caller = self.app.auth.verify(token)  # it may have been revoked meanwhile
+                    self._take(call, prepared, body)
+                response = self._render(request, await route.handler(call), call.accepted)
         except Problem as problem:
             response = await self._refuse(call, problem)
         except ConnectionError:
@@ -90,61 +106,76 @@ class Door:
         meter.count(response.status, perf_counter() - started)
         return response
 
-    @staticmethod
-    def _host(request: web.BaseRequest) -> str | None:
-        if request.raw_path[:1] == "/":
-            return request.headers.get("Host")
-        return request.url.authority or request.headers.get("Host")  # absolute form: its host counts (RFC 9112 §3.2.2)
+    async def _upgrade(self, call: Call, prepared: _Prepared) -> web.StreamResponse:
+        call.route = prepared.route
+        if call.headers.get("Upgrade", "").lower() != "websocket":
+            raise Problem.of("malformed", "This route speaks WebSocket. Open it with ws:// or wss://.")
+        self.metrics.in_flight -= 1  # a socket is counted as such, not as a call that never ends
+        try:
+            return await prepared.route.handler(call)  # type: ignore[no-any-return]
+        finally:
+            self.metrics.in_flight += 1
 
-    async def _serve(self, call: Call, prepared: _Prepared) -> web.Response:
-        app, request, route = call.app, call.request, prepared.route
-        headers = request.headers
-        token: str | None = None
-        if prepared.looks_at_token:
-            token = headers.get("Authorization")
-            if token is not None or prepared.needs_token:
-                token = _bearer(token)
-                caller = call.caller = app.auth.verify(token)
-                scope = route.scope
-                if scope is not None and not caller.admin:
-                    names = caller.names(scope[0], scope[1])
-                    if names is not None and not names:
-                        raise Problem.out_of_scope(f"{scope[0]}:{scope[1]}:*")
-                if route.rate is not None:
-                    app.limits.charge(caller, route.rate)
-        negotiator = prepared.negotiator
-        if negotiator is not None:
-            accepted = negotiator.choose(headers.get("Accept"))
-            if accepted is None:
-                raise Problem.of("not-acceptable", f"This route answers {' or '.join(negotiator.offers)}. Ask for one.")
-            call.accepted = accepted
-        if prepared.takes_body:
-            await self._take_body(call, prepared, token)
-        reply = await route.handler(call)
-        return _render(reply, call.accepted)
+    def _admit(self, call: Call, prepared: _Prepared) -> str | None:
+        """Token, scope, rate. The token's text, or None where the route does without and none was sent."""
+        header = call.request.headers.get(AUTHORIZATION)
+        if header is None and not prepared.needs_token:
+            return None
+        try:
+            if header is None:
+                raise Problem.unauthenticated(error=None)
+            if header[:7] != "Bearer " and header[:7].lower() != "bearer ":
+                raise Problem.unauthenticated("The Authorization header is not `Bearer TOKEN`. Send the token so.")
+            token = header[7:]
+            caller = call.caller = self.app.auth.verify(token)
+        except Problem:
+            self.app.limits.charge_failure(call.request.remote or "")
+            raise
+        route = prepared.route
+        if not caller.admin:
+            scope = route.scope
+            if scope is not None and not caller.may(*scope):
+                raise Problem.out_of_scope(f"{scope[0]}:{scope[1]}:*")
+            if route.rate is not None:
+                self.app.limits.charge(caller, route.rate)
+        return token
 
-    async def _take_body(self, call: Call, prepared: _Prepared, token: str | None) -> None:
-        request, route = call.request, prepared.route
-        waits = not request.content.is_eof()
-        body = await bodies.read(request, route.max_body)
-        if waits and token is not None:
-            call.caller = call.app.auth.verify(token)
+    def _take(self, call: Call, prepared: _Prepared, body: bytes) -> None:
+        """The body becomes `call.raw`."""
+        route = prepared.route
         if not body:
             if route.body_required:
                 raise Problem.of("malformed", "The request has no body. See /docs for what this route expects.")
             return
-        if "Content-Encoding" in request.headers and request.headers["Content-Encoding"].lower() != "identity":
+        if len(body) > route.max_body:
+            raise bodies.too_large(route.max_body)
+        headers = call.request.headers
+        if CONTENT_ENCODING in headers and headers[CONTENT_ENCODING].lower() != "identity":
             raise Problem.of(
                 "unsupported-media-type", "Send the body uncompressed.", headers={"Accept-Encoding": "identity"}
             )
-        call.content_type, packed = prepared.body_type(request.headers.get("Content-Type"))
+        call.content_type, packed = prepared.body_type(headers.get(CONTENT_TYPE))
         call.raw = bodies.json_of_msgpack(body) if packed else body
 
-    def _unrouted(self, request: web.BaseRequest, allowed: frozenset[str]) -> web.Response:
+    def _render(self, request: web.BaseRequest, reply: Reply, accepted: str) -> web.StreamResponse:
+        body = reply.body
+        content_type = reply.content_type
+        if body is None:
+            return plain(reply.status, None, None, reply.headers)
+        if not isinstance(body, bytes):
+            body = orjson.dumps(body)
+        if content_type is None:
+            content_type = accepted
+            if accepted == media.MSGPACK:
+                body = media.msgpack_of_json(body)
+        return self._writer.answer(request, reply.status, body, content_type, reply.headers)
+
+    def _unrouted(self, request: web.BaseRequest, path: str) -> web.Response:
+        allowed = self._router.allowed(path)
         if not allowed:
             raise Problem.of("not-found", "There is no such route. /docs lists those that there are.")
         if request.method == "OPTIONS":
-            return web.Response(status=204, headers={"Allow": ", ".join(sorted(allowed))})
+            return plain(204, None, None, {"Allow": ", ".join(sorted(allowed))})
         raise Problem.method_not_allowed(allowed)
 
     async def _refuse(self, call: Call, problem: Problem, *, logged: bool = False) -> web.Response:
@@ -161,39 +192,20 @@ class Door:
             body, content_type = media.msgpack_of_json(orjson.dumps(document)), media.MSGPACK
         else:
             body, content_type = orjson.dumps(document), media.PROBLEM
-        response = web.Response(
-            body=body,
-            status=problem.status,
-            headers={
-                **problem.headers, "Content-Type": content_type, "X-Request-Id": call.request_id,
-                "Cache-Control": "no-store",
-            },
-        )  # fmt: skip
+        headers = {**problem.headers, "X-Request-Id": call.request_id, "Cache-Control": "no-store"}
+        response = plain(problem.status, body, content_type, headers)
         if not request.content.at_eof() and not await bodies.drop(request):
             response.force_close()
         return response
 
 
-def _bearer(header: str | None) -> str:
-    if header is None:
-        raise Problem.unauthenticated(error=None)
-    if header[:7].lower() != "bearer ":
-        raise Problem.unauthenticated("The Authorization header is not `Bearer TOKEN`. Send the token so.")
-    return header[7:].strip()
+def _host_of_absolute(request: web.BaseRequest) -> str | None:
+    """Of `GET http://host/path`: its host counts (RFC 9112 §3.2.2). Of `OPTIONS *` and the like: the header."""
+    return request.url.authority or request.headers.get(HOST)
 
 
-def _render(reply: Reply, accepted: str) -> web.Response:
-    body = reply.body
-    content_type = reply.content_type
-    if body is None:
-        return web.Response(status=reply.status, headers=reply.headers)
-    if content_type is None:
-        if not isinstance(body, bytes):
-            body = orjson.dumps(body)
-        if accepted == media.MSGPACK:
-            body = media.msgpack_of_json(body)
-        content_type = accepted
-    return web.Response(body=body, status=reply.status, headers=reply.headers, content_type=content_type)
+def _not_acceptable(negotiator: media.Negotiator) -> Problem:
+    return Problem.of("not-acceptable", f"This route answers {' or '.join(negotiator.offers)}. Ask for one of these.")
 
 
 class _Prepared:

@@ -10,7 +10,8 @@ service that is called `register`. Segments are split before they are percent-de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import unquote
 
@@ -25,6 +26,8 @@ class Routed(Protocol):
 
 
 R = TypeVar("R", bound=Routed)
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 MAX_SEGMENTS = 16
 """No route is deeper, so a longer path is unknown without looking."""
@@ -69,32 +72,50 @@ class Router(Generic[R]):
         if not names:
             self._static[route.path] = branch
 
-    def find(self, method: str, path: str) -> tuple[R | None, dict[str, str], frozenset[str]]:
-        """(route, its path values, ()) or (None, {}, the methods that this path takes; empty: no such path).
-
-        `path`: still percent-encoded, without query.
-        """
-        if method == "HEAD":
-            method = "GET"
+    def find(self, method: str, path: str) -> tuple[R | None, Mapping[str, str]]:
+        """The route and its path values, or (None, {}): then `allowed` tells 404 from 405. `path`: still encoded."""
         branch = self._static.get(path)
         if branch is not None:
             route = branch.methods.get(method)
             if route is not None:
-                return route, {}, frozenset()
-        if path[:1] != "/":
-            return None, {}, frozenset()
-        allowed: set[str] = set()
-        segments = path[1:].split("/", MAX_SEGMENTS)
-        for leaf, values in _walk(self._root, segments, 0, ()):
-            route = leaf.methods.get(method)
+                return route, _NOTHING
+        branch = self._root
+        values: list[str] = []
+        for segment in path.split("/", MAX_SEGMENTS)[1:]:
+            following = branch.literal.get(segment)
+            if following is None:
+                following = branch.param
+                if following is None or not segment:
+                    break
+                values.append(unquote(segment) if "%" in segment else segment)
+            branch = following
+        else:
+            route = branch.methods.get(method)
             if route is not None:
-                return route, dict(zip(leaf.names[method], values, strict=True)), frozenset()
-            allowed.update(leaf.methods)
-        if "GET" in allowed:
-            allowed.add("HEAD")
-        if allowed:
-            allowed.add("OPTIONS")
-        return None, {}, frozenset(allowed)
+                return route, dict(zip(branch.names[method], values, strict=True))
+        return self._find_with_care(method, path)
+
+    def _find_with_care(self, method: str, path: str) -> tuple[R | None, Mapping[str, str]]:
+        """HEAD, and the way back from a literal that led nowhere."""
+        wanted = "GET" if method == "HEAD" else method
+        for leaf, values in self._leaves(path):
+            route = leaf.methods.get(wanted)
+            if route is not None:
+                return route, dict(zip(leaf.names[wanted], values, strict=True))
+        return None, _NOTHING
+
+    def allowed(self, path: str) -> frozenset[str]:
+        """The methods that `path` takes; none: there is no such path."""
+        methods = {method for leaf, _ in self._leaves(path) for method in leaf.methods}
+        if "GET" in methods:
+            methods.add("HEAD")
+        if methods:
+            methods.add("OPTIONS")
+        return frozenset(methods)
+
+    def _leaves(self, path: str) -> Iterator[tuple[_Branch[R], tuple[str, ...]]]:
+        if path[:1] == "/":
+            yield from _walk(self._root, path[1:].split("/", MAX_SEGMENTS), 0, ())
 
 
 def _walk(
