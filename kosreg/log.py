@@ -4,7 +4,7 @@
     log.info("service registered", service=id)        the event in plain words, facts as keys
 
 Each line has `time` (RFC 3339, UTC, ms), `level`, `logger` and `event`; while a request is served also `request_id` and
-`sub`, which `request` binds. What libraries say through `logging` and `warnings` goes the same way. `kosreg.redaction`
+`sub`, which `serving` binds. What libraries say through `logging` and `warnings` goes the same way. `kosreg.redaction`
 takes the secrets out of every line, texts of exceptions included.
 
 Writing never raises: a full disk or a closed pipe costs lines, not the daemon. A call below the level costs well under
@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import MutableMapping
 from contextvars import ContextVar
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, Protocol, TextIO
 
 import orjson
 import structlog
@@ -38,12 +38,33 @@ _QUIET: Final = ("aiohttp.access", "aiosqlite", "alembic", "asyncio", "sqlalchem
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
-_REQUEST: ContextVar[tuple[str, str | None] | None] = ContextVar("kosreg_request", default=None)
+
+class Served(Protocol):
+    """A request, as a line of the log names it."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def sub(self) -> str | None: ...
+
+
+class Request(NamedTuple):
+    """The plain form of `Served`."""
+
+    request_id: str
+    sub: str | None = None
+
+
+_REQUEST: ContextVar[Served | None] = ContextVar("kosreg_request", default=None)
+
+serving: Final = _REQUEST.set
+"""Binds the request that this task serves from now on. It is asked for its names when a line is written, not before:
+most requests write none, and this is on the way of each."""
 
 
 def request(request_id: str, sub: str | None = None) -> None:
-    """Binds the request that this task serves from now on; once more, with `sub`, when it is known who calls."""
-    _REQUEST.set((request_id, sub))
+    """Binds a request whose names are known already."""
+    _REQUEST.set(Request(request_id, sub))
 
 
 def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:
@@ -161,9 +182,10 @@ def _head(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
     head: dict[str, Any] = {"time": rfc3339(now_ms()), "level": level, "logger": name, "event": event.pop("event", "")}
     current = _REQUEST.get()
     if current is not None:
-        head["request_id"] = current[0]
-        if current[1] is not None:
-            head["sub"] = current[1]
+        head["request_id"] = current.request_id
+        sub = current.sub
+        if sub is not None:
+            head["sub"] = sub
     for key, value in event.items():
         if key not in head and (value is not None or key == "exc_info"):
             head[key] = value

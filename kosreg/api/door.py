@@ -28,10 +28,11 @@ from aiohttp.hdrs import ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, 
 from kosreg.api import body as bodies
 from kosreg.api import media
 from kosreg.api.hosts import HostGuard
-from kosreg.api.http import CURRENT, Call, Reply, Route
+from kosreg.api.http import Call, Reply, Route
 from kosreg.api.metrics import Metrics, RouteMeter
 from kosreg.api.response import Writer, plain
 from kosreg.api.router import Router
+from kosreg.log import serving
 from kosreg.problems import Problem
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Door:
         metrics = self.metrics
         metrics.in_flight += 1
         call = Call(self.app, request)
-        CURRENT.set(call)  # each request runs in a task of its own, so this needs no reset
+        serving(call)  # each request runs in a task of its own, so this needs no reset
         meter = self._lost
         response: web.StreamResponse
         try:

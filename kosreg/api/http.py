@@ -11,7 +11,6 @@ import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
 
 BODY_LIMIT: Final = 256 * 1024
 BATCH_LIMIT: Final = 4 * 1024 * 1024
-
-CURRENT: Final[ContextVar[Call | None]] = ContextVar("kosreg_call", default=None)
-"""The call that this task answers, for the log: its `request_id` and `sub` are read only when a line is written."""
 
 _NO_QUERY: Final[MultiMapping[str]] = MultiDictProxy(MultiDict())
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -136,6 +132,11 @@ class Call:
         return self.caller
 
     @property
+    def sub(self) -> str | None:
+        """Whom the log names."""
+        return None if self.caller is None else self.caller.sub
+
+    @property
     def headers(self) -> Mapping[str, str]:
         return self.request.headers
 
@@ -174,13 +175,3 @@ _NUMBERS: Final = itertools.count(1)
 
 def _new_id() -> str:
     return f"{_PREFIX}-{next(_NUMBERS):x}"
-
-
-def call_context(_logger: object, _method: str, event: dict[str, Any]) -> dict[str, Any]:
-    """A structlog processor: adds `request_id` and `sub` of the call that is being answered, if there is one."""
-    call = CURRENT.get()
-    if call is not None:
-        event.setdefault("request_id", call.request_id)
-        if call.caller is not None:
-            event.setdefault("sub", call.caller.sub)
-    return event

@@ -1,16 +1,5 @@
-"""What the API needs of a node: the seam to `daemon.py`, which makes the real one."""
+"""The name by which the API knows the node. For type checkers alone: `kosreg.node` imports the API, not the reverse."""
 
-from __future__ import annotations
+from kosreg.node import Node
 
-from typing import Any, Protocol
-
-
-class Node(Protocol):
-    """The parts of a running node, made once and passed down."""
-
-    settings: Any
-    auth: Any
-    limits: Any
-    registry: Any
-    store: Any
-    metrics: Any
+__all__ = ["Node"]
