@@ -32,10 +32,11 @@ def show_list(services: Sequence[Record], fields: Sequence[str] | None = None) -
                 styled(record.get("status")),
                 record.get("owner"),
                 record.get("tags"),
-                record.get("url") or record.get("klp"),
+                record.get("url"),
             ]
             for record in services
         ),
+        optional=("OWNER", "TAGS", "URL"),
     )
 
 
@@ -69,7 +70,7 @@ def show_record(record: Record) -> None:
             rows.append(("endpoint", " ".join(str(word) for word in words if word)))
     metadata = record.get("metadata")
     if isinstance(metadata, Mapping):
-        rows += [(f"metadata.{name}", value) for name, value in metadata.items()]
+        rows += _flat(metadata, "metadata.")
     pairs(rows)
 
 

@@ -27,19 +27,50 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=None if stream.isatty() else WIDE, markup=False, highlight=False, emoji=False)
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout. Cells: text, or what `styled` made."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, optional: Sequence[str] = ()) -> None:
+    """A table on stdout. Cells: text, or what `styled` made. `optional`: what a narrow terminal goes without, first to
+    last.
+
+    Not rich's own layout, which squeezes every column: an id is there to be copied, so the long texts give way first,
+    then whole columns.
+    """
     to = console()
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        # Names and ids are what one copies from a table, so the long texts give way first.
-        drawn.add_column(heading, overflow="ellipsis" if heading in _MAY_SHRINK else "fold", no_wrap=to.is_terminal)
-    for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(clean(as_text(cell))) for cell in row))
-    to.print(drawn, soft_wrap=False)
+    cells = [[Text(heading, style="bold") for heading in headings]]
+    cells += [[cell if isinstance(cell, Text) else Text(clean(as_text(cell))) for cell in row] for row in rows]
+    widths = {index: max(row[index].cell_len for row in cells) for index in range(len(headings))}
+    gone = [index for name in optional for index, heading in enumerate(headings) if heading == name]
+    soft = [index for index, heading in enumerate(headings) if heading in _MAY_SHRINK]
+    for index in gone:
+        if not any(row[index].plain for row in cells[1:]):
+            del widths[index]
+    while gone and _least(widths, soft) > to.width:
+        widths.pop(gone.pop(0), None)
+    over = sum(widths.values()) + _GAP * (len(widths) - 1) - to.width
+    for index in sorted((index for index in soft if index in widths), key=lambda index: -widths[index]):
+        if over <= 0:
+            break
+        narrower = max(min(widths[index], _NARROWEST), widths[index] - over)
+        over -= widths[index] - narrower
+        widths[index] = narrower
+    for row in cells:
+        line = Text()
+        for index, width in widths.items():
+            row[index].truncate(width, overflow="ellipsis", pad=True)
+            line.append(" " * _GAP if line else "").append_text(row[index])
+        line.rstrip()
+        to.print(line, soft_wrap=True)
 
 
-_MAY_SHRINK = {"NAME", "DESCRIPTION", "TAGS", "URL", "SCOPES", "WHY"}
+_GAP = 2
+_NARROWEST = 16
+"""Columns that a long text keeps at least."""
+_MAY_SHRINK = {"NAME", "DESCRIPTION", "TAGS", "URL", "SCOPES", "LABEL"}
+
+
+def _least(widths: Mapping[int, int], soft: Sequence[int]) -> int:
+    """How wide the table is with its long texts cut as short as may be."""
+    kept = (min(width, _NARROWEST) if index in soft else width for index, width in widths.items())
+    return sum(kept) + _GAP * (len(widths) - 1)
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> None:

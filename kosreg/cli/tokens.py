@@ -96,6 +96,7 @@ def list_tokens(cli: Cli) -> None:
             ]
             for entry in tokens
         ),
+        optional=("LABEL", "ISSUED", "SCOPES"),
     )
 
 
