@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from kosreg.cli.shared import clean
@@ -76,13 +76,16 @@ def _least(widths: Mapping[int, int], soft: Sequence[int]) -> int:
 def pairs(rows: Iterable[tuple[str, object]]) -> None:
     """Names and their values on stdout, one pair a line; empty values are left out."""
     to = console()
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    drawn.add_column(style="bold", no_wrap=True)
-    drawn.add_column(overflow="fold")
-    for name, value in rows:
-        if value not in (None, "", [], {}):
-            drawn.add_row(name, value if isinstance(value, Text) else Text(clean(as_text(value), keep="\n")))
-    to.print(drawn)
+    kept = [(clean(name), value) for name, value in rows if value not in (None, "", [], {})]
+    indent = max((cell_len(name) for name, _ in kept), default=0) + _GAP
+    for name, value in kept:
+        text = value if isinstance(value, Text) else Text(clean(as_text(value), keep="\n"))
+        lines = text.wrap(to, max(to.width - indent, _NARROWEST)) if to.is_terminal else text.split("\n")
+        for number, line in enumerate(lines):
+            line.rstrip()
+            label = Text(name if not number else "", style="bold")
+            label.truncate(indent, pad=True)
+            to.print(label.append_text(line), soft_wrap=True)
 
 
 def styled(word: object, styles: Mapping[str, str] = STATUS_STYLES) -> Text:
