@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from kosreg.auth.caller import ScopeError, parse_scopes
 from kosreg.durations import MAX_TTL, parse_duration
@@ -96,19 +96,10 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-_STORES: Final = {
-    "sqlite": "sqlite+aiosqlite",
-    "sqlite+aiosqlite": "sqlite+aiosqlite",
-}
-
-
 def _store_url(value: object) -> object:
-    if not isinstance(value, str) or not value:
-        return value
-    scheme, found, rest = value.partition("://")
-    if not found or scheme not in _STORES:
-        raise ValueError("is no URL of a store. Write sqlite:///PATH (four slashes in all for an absolute path)")
-    return f"{_STORES[scheme]}://{rest}"
+    if isinstance(value, str) and value and not value.startswith(("sqlite:///", "sqlite+aiosqlite:///")):
+        raise ValueError("is no URL of a store. Write sqlite:///PATH (with four slashes in all for an absolute path)")
+    return value
 
 
 def _cache_url(value: object) -> object:
@@ -158,13 +149,11 @@ class ApiSettings(_Table):
         trade="Other than loopback or a Unix socket, tokens travel over a network: that takes tls_cert and tls_key, "
         "or insecure = true. A Unix socket is the fastest, but browsers cannot reach it.",
     )
-    allowed_hosts: Annotated[tuple[Annotated[str, BeforeValidator(_host)], ...], NoDecode, BeforeValidator(_list)] = (
-        _set(
-            (),
-            "Further Host headers that the API answers to, as NAME or NAME:PORT, beside its own address.",
-            trade="Each one lets pages under that name talk to the node (DNS rebinding): list only your own names.",
-            max_length=64,
-        )
+    allowed_hosts: Annotated[tuple[Annotated[str, BeforeValidator(_host)], ...], BeforeValidator(_list)] = _set(
+        (),
+        "Further Host headers that the API answers to, as NAME or NAME:PORT, beside its own address.",
+        trade="Each one lets pages under that name talk to the node (DNS rebinding): list only your own names.",
+        max_length=64,
     )
     tls_cert: File | None = _set(None, "A PEM file with the API's certificate, then its chain.")
     tls_key: File | None = _set(None, "A PEM file with the private key of tls_cert.")
@@ -198,13 +187,11 @@ class FederationSettings(_Table):
         "Where the node listens for its peers: HOST:PORT, or off.",
         trade="Off: this node can still dial others, but none can dial it.",
     )
-    advertise: Annotated[tuple[Annotated[str, BeforeValidator(_advertised)], ...], NoDecode, BeforeValidator(_list)] = (
-        _set(
-            (),
-            "The addresses, as HOST:PORT, that others are told to dial; empty: those of the machine.",
-            trade="Needed behind NAT or a port forwarding.",
-            max_length=4,
-        )
+    advertise: Annotated[tuple[Annotated[str, BeforeValidator(_advertised)], ...], BeforeValidator(_list)] = _set(
+        (),
+        "The addresses, as HOST:PORT, that others are told to dial; empty: those of the machine.",
+        trade="Needed behind NAT or a port forwarding.",
+        max_length=4,
     )
     mdns: bool = _set(
         True,
@@ -326,7 +313,7 @@ class TokenSettings(_Table):
         ge=1,
         le=MAX_TTL,
     )
-    issuers: Annotated[tuple[Issuer, ...], NoDecode, BeforeValidator(_list)] = _set(
+    issuers: Annotated[tuple[Issuer, ...], BeforeValidator(_list)] = _set(
         (),
         "Other issuers whose tokens are taken, each with iss, jwks (a file) and scopes (what they may at most).",
         trade="Whoever holds such a key can be any subject of that issuer here, within these scopes.",
@@ -350,7 +337,12 @@ class Settings(BaseSettings):
     """All settings of a node. Use `kosreg.config.load`; made directly, it holds the defaults and what is passed."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="KOSREG_", env_nested_delimiter="__", env_ignore_empty=True
+        frozen=True,
+        extra="forbid",
+        env_prefix="KOSREG_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        enable_decoding=False,  # lists are read by `_list`, which knows the form with commas too
     )
 
     data_dir: Path
@@ -366,8 +358,8 @@ class Settings(BaseSettings):
 
     @property
     def store_url(self) -> str:
-        """SQLAlchemy's URL of the store."""
-        return self.store.url or f"sqlite+aiosqlite:///{self.data_dir / DATABASE}"
+        """What `Store.open` takes: a URL, or the path in the data directory, which may hold what a URL may not."""
+        return self.store.url or str(self.data_dir / DATABASE)
 
     @classmethod
     def settings_customise_sources(
