@@ -47,6 +47,9 @@ class _Look:
     lower: bool = False
 
 
+_PORT: Final = re.compile(r"[0-9]{1,5}[/?#]")
+
+
 def _without_jwt(match: re.Match[str]) -> str:
     return REMOVED if match[0].count(".") >= 2 else match[0]
 
@@ -55,7 +58,7 @@ def _without_password(match: re.Match[str]) -> str:
     """A URL's part after `://`. Up to the last @: a password with an @ or / that nobody encoded is one all the same."""
     credentials, at, rest = match[0].rpartition("@")
     user, _, password = credentials.partition(":")
-    if not at or not password or any(c in user for c in "/?#"):
+    if not at or not password or any(c in user for c in "/?#") or _PORT.match(password):
         return match[0]
     return f"{user}:{REMOVED}@{rest}"
 
