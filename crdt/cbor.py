@@ -13,7 +13,7 @@ beforehand costs one walk and one call of cbor2 (its canonical mode costs four t
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NoReturn
 
 import cbor2
@@ -24,6 +24,13 @@ INT_MAX: Final = (1 << 64) - 1
 
 _FLOAT: Final = 1  # the value holds a float: cbor2 must be told to find its shortest form
 _UNSORTED: Final = 2
+
+# Keys of maps that were found to be text and in order: records have few shapes, and asking here costs a tenth of a look
+# at each key. A cache, nothing else: bounded to 1 MB, whatever comes in.
+_MAX_SHAPES: Final = 512
+_SHAPE_KEYS: Final = 32
+_SHAPE_BYTES: Final = 512
+_SHAPES: Final[set[tuple[object, ...]]] = set()
 
 
 class CborError(ValueError):
@@ -49,7 +56,12 @@ def encode(value: object, *, uint_keys: bool = False, max_depth: int = MAX_DEPTH
 
     Raises CborError, with the path to the fault, for what `decode` would not take.
     """
-    found = _check(value, uint_keys, max_depth)
+    if uint_keys:
+        if type(value) is not dict:
+            raise CborError("not a map")
+        found = _check_pairs(value.items(), max_depth)
+    else:
+        found = _other(value, max_depth)
     if found & _UNSORTED:
         value = _in_order(value)
     try:
@@ -61,24 +73,59 @@ def encode(value: object, *, uint_keys: bool = False, max_depth: int = MAX_DEPTH
 def decode(data: bytes, *, uint_keys: bool = False, max_depth: int = MAX_DEPTH) -> object:
     """The value that `data` is the one encoding of. Raises CborError for anything else, never another error.
 
-    Work and memory are bounded by the length of `data`, whatever lengths it claims.
+    Work and memory are bounded by the length of `data`, whatever it claims or holds.
     """
+    if uint_keys:
+        data = _as_list(data)
     try:
         value = cbor2.loads(
             data,
             max_depth=max_depth,
             allow_indefinite=False,
             allow_duplicate_keys=False,
+            strict_hashable_types=True,
             semantic_decoders=_NO_TAGS,
         )
     except (cbor2.CBORError, CborError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise _unreadable(error) from None
-    found = _check(value, uint_keys, max_depth)
+    if uint_keys:
+        pairs = list(zip(value[::2], value[1::2], strict=True))
+        found = _check_pairs(pairs, max_depth)
+    else:
+        found = _other(value, max_depth)
     if found & _UNSORTED:
         raise CborError("map keys out of order")
-    if _dumps(value, found) != data:
+    if (cbor2.dumps(value, encoders=_SHORTEST) if found & _FLOAT else cbor2.dumps(value)) != data:
         raise CborError("not the deterministic encoding: a longer form than needed, or bytes after the end")
-    return value
+    return dict(pairs) if uint_keys else value
+
+
+def _as_list(data: bytes) -> bytes:
+    """The outermost map, read as the list key, value, key, value, …
+
+    So its integers are never keys of a dict, and cbor2 can be told to refuse all keys but text and byte strings
+    everywhere. Of lists and integers one can choose thousands that share a hash: 64 KiB of them cost 0.2 s. The hash
+    of text cannot be foreseen.
+    """
+    first = data[0] if data else 0
+    size = 1 if 0xA0 <= first <= 0xB7 else {0xB8: 2, 0xB9: 3}.get(first, 0)
+    count = first - 0xA0 if size == 1 else int.from_bytes(data[1:size], "big")
+    if not size or len(data) < size:
+        raise CborError("not a map of a size that fits")
+    if data[:size] != _head(0xA0, count):
+        raise CborError("not the deterministic encoding: a longer form than needed")
+    return _head(0x80, 2 * count) + data[size:]
+
+
+def _head(major: int, count: int) -> bytes:
+    """The shortest head of a list or map with `count` members."""
+    if count < 24:
+        return bytes((major | count,))
+    if count < 0x100:
+        return bytes((major | 24, count))
+    if count < 0x10000:
+        return bytes((major | 25,)) + count.to_bytes(2, "big")
+    return bytes((major | 26,)) + count.to_bytes(4, "big")
 
 
 def decode_checked(data: bytes) -> object:
@@ -121,62 +168,70 @@ def _unreadable(error: BaseException) -> CborError:
     return CborError(f"not readable as CBOR: {error}")
 
 
-def _check(value: object, uint_keys: bool, depth: int) -> int:
-    if type(value) is dict:
-        return _uint_map(value, depth) if uint_keys else _map(value, depth)
-    if uint_keys:
-        raise CborError("not a map")
-    return _other(value, depth)
-
-
 def _map(value: dict[object, object], depth: int) -> int:
-    """Hot. What stands in a map with text keys: _FLOAT, _UNSORTED, both or 0. Keys are in order when shorter ones come
-    first, then by bytes."""
+    """Hot. What stands in a map with text keys: _FLOAT, _UNSORTED, both or 0."""
     if depth <= 0:
         raise CborError("nested too deeply")
-    found = 0
-    size = -1
-    before = ""
-    key: object = None
+    shape = tuple(value)
+    found = 0 if shape in _SHAPES else _shape(shape)
+    item: object = None
     try:
-        for key, item in value.items():
-            if type(key) is not str:
-                raise CborError("a map key that is not text")
-            length = len(key) if key.isascii() else len(key.encode("utf-8", "surrogatepass"))
-            if length <= size and (length < size or key <= before):
-                found |= _UNSORTED
-            size = length
-            before = key
+        for item in value.values():
             kind = type(item)
             if kind is str or item is None or kind is bool:
                 continue
             if kind is int:
                 if not INT_MIN <= item <= INT_MAX:  # type: ignore[operator]
                     raise CborError("an integer outside 64 bits")
+            elif kind is dict:
+                found |= _map(item, depth - 1)  # type: ignore[arg-type]
             else:
                 found |= _other(item, depth - 1)
     except CborError as error:
-        raise CborError(error.reason, (key if isinstance(key, str) else repr(key)[:80], *error.path)) from None
+        key = next(key for key, other in value.items() if other is item)
+        raise CborError(error.reason, (str(key), *error.path)) from None
     return found
 
 
-def _uint_map(value: dict[object, object], depth: int) -> int:
+def _shape(keys: tuple[object, ...]) -> int:
+    """_UNSORTED or 0 for the keys of a map: they are in order when shorter ones come first, then by bytes. Raises
+    CborError where one is not text."""
+    size, weight, before = -1, 0, ""
+    found = 0
+    for key in keys:
+        if type(key) is not str:
+            raise CborError("a map key that is not text", (repr(key)[:80],))
+        length = len(key) if key.isascii() else len(key.encode("utf-8", "surrogatepass"))
+        if length <= size and (length < size or key <= before):
+            found = _UNSORTED
+        size, before = length, key
+        weight += length
+    if not found and len(keys) <= _SHAPE_KEYS and weight <= _SHAPE_BYTES:
+        if len(_SHAPES) >= _MAX_SHAPES:
+            _SHAPES.clear()
+        _SHAPES.add(keys)
+    return found
+
+
+def _check_pairs(pairs: Iterable[tuple[object, object]], depth: int) -> int:
+    """`_map` for the members of the outermost map where its keys are unsigned integers."""
     if depth <= 0:
         raise CborError("nested too deeply")
     found = 0
     before = -1
-    key: object = None
-    try:
-        for key, item in value.items():
-            if type(key) is not int or not 0 <= key <= INT_MAX:
-                raise CborError("a key of the outermost map that is not an unsigned integer")
-            if key <= before:
-                found |= _UNSORTED
-            before = key
-            if type(item) is not str:
-                found |= _other(item, depth - 1)
-    except CborError as error:
-        raise CborError(error.reason, (key if isinstance(key, int) else repr(key)[:80], *error.path)) from None
+    for key, item in pairs:
+        if type(key) is not int or not 0 <= key <= INT_MAX:
+            raise CborError("a key of the outermost map that is not an unsigned integer", (repr(key)[:80],))
+        if key <= before:
+            found |= _UNSORTED
+        before = key
+        kind = type(item)
+        if kind is str or (kind is int and 0 <= item <= INT_MAX):  # type: ignore[operator]
+            continue
+        try:
+            found |= _other(item, depth - 1)
+        except CborError as error:
+            raise CborError(error.reason, (key, *error.path)) from None
     return found
 
 
@@ -185,18 +240,7 @@ def _other(item: object, depth: int) -> int:
     if kind is dict:
         return _map(item, depth)  # type: ignore[arg-type]
     if kind is list or kind is tuple:
-        if depth <= 0:
-            raise CborError("nested too deeply")
-        found = 0
-        index = -1
-        try:
-            for inner in item:  # type: ignore[attr-defined]
-                index += 1
-                if type(inner) is not str:
-                    found |= _other(inner, depth - 1)
-        except CborError as error:
-            raise CborError(error.reason, (index, *error.path)) from None
-        return found
+        return _list(item, depth)  # type: ignore[arg-type]
     if kind is int:
         if not INT_MIN <= item <= INT_MAX:  # type: ignore[operator]
             raise CborError("an integer outside 64 bits")
@@ -208,6 +252,21 @@ def _other(item: object, depth: int) -> int:
     if kind is str or kind is bytes or kind is bool or item is None:
         return 0
     raise CborError(f"a value of type {kind.__name__}, which has no place in CBOR here")
+
+
+def _list(value: list[object] | tuple[object, ...], depth: int) -> int:
+    if depth <= 0:
+        raise CborError("nested too deeply")
+    found = 0
+    index = -1
+    try:
+        for item in value:
+            index += 1
+            if type(item) is not str:
+                found |= _other(item, depth - 1)
+    except CborError as error:
+        raise CborError(error.reason, (index, *error.path)) from None
+    return found
 
 
 def _in_order(value: object) -> object:

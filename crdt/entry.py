@@ -279,7 +279,7 @@ def _validate(fields: dict[int, object]) -> None:
         raise EntryError("kind must be text", field="kind")
     if type(name) is not str:
         raise EntryError("name must be text", field="name")
-    if len(name) * 4 > MAX_NAME and len(name.encode("utf-8", "surrogatepass")) > MAX_NAME:
+    if len(name) > MAX_NAME // 4 and len(name.encode("utf-8", "surrogatepass")) > MAX_NAME:
         raise EntryError(f"name is longer than {MAX_NAME} bytes", field="name")
     if not _is_uint(fields.get(_STAMP)):
         raise EntryError("stamp must be an unsigned integer of 64 bits", field="stamp")

@@ -32,6 +32,7 @@ _TAIL: Final = len(_SIGNATURE_HEAD) + SIGNATURE_BYTES
 _SIG_CONTEXT: Final = (
     b"\x84\x6aSignature1"  # Sig_structure: array of 4, "Signature1", protected, aad, payload (RFC 9052 §4.4)
 )
+_HEAD_SIZE: Final = {0x58: 2, 0x59: 3, 0x5A: 5}  # bytes of a byte string's head; 1 where the length stands in the first
 _NO_ORIGINS: Final[Mapping[bytes, bytes]] = {}
 
 
@@ -137,27 +138,22 @@ def _sig_structure(raw: bytes, aad: bytes) -> bytes:
 
 def _payload_bounds(raw: bytes) -> tuple[int, int]:
     """Where the payload begins and ends. Raises CoseError unless all around it is exactly our frame."""
-    if raw.startswith(_HEAD) and raw[_UNPROTECTED_AT:_PAYLOAD_AT] == b"\xa0":
-        end = len(raw) - _TAIL
-        for head_size in (3, 2, 1, 5):  # most payloads have 256 to 65,535 bytes
-            start = _PAYLOAD_AT + head_size
-            if (
-                start <= end
-                and raw[_PAYLOAD_AT:start] == _bytes_head(end - start)
-                and raw[end : end + 2] == _SIGNATURE_HEAD
-            ):
-                return start, end
+    end = len(raw) - _TAIL
+    if end > _PAYLOAD_AT and raw.startswith(_HEAD) and raw[_UNPROTECTED_AT] == 0xA0:
+        start = _PAYLOAD_AT + _HEAD_SIZE.get(raw[_PAYLOAD_AT], 1)
+        if raw[_PAYLOAD_AT:start] == _bytes_head(end - start) and raw.startswith(_SIGNATURE_HEAD, end):
+            return start, end
     raise CoseError(_frame_fault(raw))
 
 
 def _bytes_head(size: int) -> bytes:
     """The head of a byte string of `size` bytes, in its shortest form."""
-    if size < 24:
-        return bytes((0x40 | size,))
-    if size < 1 << 8:
-        return bytes((0x58, size))
-    if size < 1 << 16:
+    if 0x100 <= size < 0x10000:  # most payloads
         return b"\x59" + size.to_bytes(2, "big")
+    if size < 24:
+        return bytes((0x40 | size,)) if size >= 0 else b""
+    if size < 0x100:
+        return bytes((0x58, size))
     return b"\x5a" + size.to_bytes(4, "big")
 
 

@@ -15,7 +15,7 @@ there. What was written in this run goes above the adopted, since it is what the
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
@@ -160,7 +160,7 @@ class Replica:
         """
         made: dict[Key, Entry] = {}
         for statement in statements:
-            for held in self._newest(self.origin, statement.kind, statement.name, made.values()):
+            for held in self._newest((self.origin, statement.kind, statement.name), made.values()):
                 if held.live and (statement.body is None or held.cls != statement.cls or held.root != statement.root):
                     self._sign(replace(statement, cls=held.cls, root=held.root, body=None), now_ms, made)
             if statement.body is not None:
@@ -203,7 +203,7 @@ class Replica:
             if merge.rival is not None:
                 alerts += self._equivocation(merge.rival, entry)
             if merge.before is not merge.after and entry.kind in KINDS:
-                subject = (entry.origin, entry.kind, entry.name)
+                subject = _subject(entry)
                 before = changes[subject].before if subject in changes else merge.before
                 changes[subject] = Changed(*subject, before, merge.after)
         return [*changes.values(), *alerts]
@@ -264,7 +264,7 @@ class Replica:
         """What the view showed at `since_ms` and, because time went on, shows no more, or differently, at `now_ms`.
         Reads the whole map."""
         lapsed = {
-            (entry.origin, entry.kind, entry.name): None
+            _subject(entry): None
             for entry in self._map
             if since_ms < entry.valid_until <= now_ms and entry.live and entry.kind in KINDS
         }
@@ -293,31 +293,33 @@ class Replica:
         made[entry.key] = entry
 
     def _take_off(self, entry: Entry) -> None:
-        self._flight.setdefault((entry.origin, entry.kind, entry.name), []).append(entry)
+        self._flight.setdefault(_subject(entry), []).append(entry)
 
     def _land(self, entry: Entry) -> None:
-        subject = (entry.origin, entry.kind, entry.name)
+        subject = _subject(entry)
         flying = [other for other in self._flight.get(subject, ()) if other is not entry]
         if flying:
             self._flight[subject] = flying
         else:
             self._flight.pop(subject, None)
 
-    def _newest(self, origin: bytes, kind: str, name: str, made: Iterable[Entry] = ()) -> list[Entry]:
-        """The newest entry of (origin, kind, name) in each class: held, in flight, or made a moment ago."""
+    def _newest(self, subject: _Subject, made: Iterable[Entry] = ()) -> Collection[Entry]:
+        """The newest entry of `subject` in each class: held, in flight, or made a moment ago."""
+        held = self._map.group(*subject)
+        flying = self._flight.get(subject, ())
+        just_made = [entry for entry in made if (entry.origin, entry.kind, entry.name) == subject]
+        if not flying and not just_made:
+            return held
         newest: dict[Key, Entry] = {}
-        flying = self._flight.get((origin, kind, name), ())
-        for entry in (*self._map.group(origin, kind, name), *flying, *made):
-            if entry.kind != kind or entry.name != name:
-                continue
+        for entry in (*held, *flying, *just_made):
             other = newest.get(entry.key)
             if other is None or entry.order > other.order:
                 newest[entry.key] = entry
-        return list(newest.values())
+        return newest.values()
 
     def _current(self, like: Entry) -> Entry | None:
         """The newest entry, held or in flight, with the key of `like`."""
-        for entry in self._newest(like.origin, like.kind, like.name):
+        for entry in self._newest(_subject(like)):
             if entry.cls == like.cls and entry.root == like.root:
                 return entry
         return None
@@ -331,7 +333,7 @@ class Replica:
         self._clock.observe(entry.stamp)
         said_now = [
             held
-            for held in self._newest(entry.origin, entry.kind, entry.name)
+            for held in self._newest(_subject(entry))
             if held.stamp > self._first_stamp and held.id not in self._adopted
         ]
         self._adopted.add(entry.id)
@@ -370,6 +372,10 @@ class Replica:
     def _refuse(self, fault: Fault, reason: str, entry: Entry | None) -> list[Effect]:
         self.counts[f"refused_{fault.value}"] += 1
         return [Refused(fault, reason, entry.origin if entry else None)]
+
+
+def _subject(entry: Entry) -> _Subject:
+    return entry.origin, entry.kind, entry.name
 
 
 def _same_words(one: Entry, other: Entry) -> bool:
