@@ -56,6 +56,7 @@ class Backend(Protocol):
     """
 
     engine: AsyncEngine
+    where: str  # for people: a path, or an address without its password
     warning: str | None  # what `prepare` found that the log should say
 
     async def prepare(self) -> None:
@@ -68,10 +69,12 @@ class Backend(Protocol):
         """All rows of one query. Raises the driver's errors."""
 
     def note(self, commit: int) -> None:
-        """Remembers outside the database that this commit is about to be acknowledged. Costs no sync."""
+        """Remembers, outside the database, that this commit is about to be acknowledged. Costs no sync."""
 
-    def noted(self) -> int:
-        """The newest commit number that `note` was given, by this process or one before it; 0 if that is not known."""
+    def compare(self, newest: int) -> bool:
+        """Compares the newest commit number in the database with the note. False: there is no note, nothing is known.
+        Raises DamagedStore where the database is older than its note.
+        """
 
     def explain(self, error: BaseException) -> StoreError:
         """What an error of the driver or the system means, and what to do about it."""

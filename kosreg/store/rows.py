@@ -5,9 +5,9 @@ gets `seq = batch.seq + i`.
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from crdt.entry import Entry, Key
@@ -124,6 +124,17 @@ def entry_checksum(seq: int, id: bytes, raw: bytes, prior: bytes | None) -> int:
     """
     crc = zlib.crc32(raw, zlib.crc32(id, zlib.crc32(b"%d" % seq)))
     return crc if prior is None else zlib.crc32(prior, crc ^ 1)
+
+
+def entry_is_sound(row: Sequence[Any]) -> bool:
+    """Whether (raw, id, seq, prior, checksum), as it was read, is what was written. Rot can change a column's type,
+    too.
+    """
+    raw, id_, seq, prior, checksum = row
+    try:
+        return bool(entry_checksum(seq, id_, raw, prior) == checksum)
+    except TypeError:
+        return False
 
 
 def row_checksum(values: Iterable[object]) -> int:

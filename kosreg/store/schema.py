@@ -12,10 +12,11 @@ from sqlalchemy import Connection, inspect, text
 from kosreg.store.errors import SchemaMismatch
 from kosreg.store.rows import Opened
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0001"  # the newest step; a test compares it with the files
 
 
-def version_of(connection: Connection) -> str | None:
+def version_of(connection: Connection, where: str) -> str | None:
     """The version of the schema, None for an empty database. Raises SchemaMismatch for somebody else's."""
     tables = set(inspect(connection).get_table_names())
     if "alembic_version" in tables:
@@ -25,14 +26,14 @@ def version_of(connection: Connection) -> str | None:
     elif not tables:
         return None
     raise SchemaMismatch(
-        f"its tables ({', '.join(sorted(tables))[:200]}) are not those of kosreg.",
+        f"{where}: its tables ({', '.join(sorted(tables))[:200]}) are not those of kosreg.",
         "Give the node a path of its own (store.url).",
     )
 
 
-def upgrade(connection: Connection) -> Opened:
+def upgrade(connection: Connection, where: str) -> Opened:
     """Runs what is missing, inside a transaction that the caller commits. Raises SchemaMismatch."""
-    found = version_of(connection)
+    found = version_of(connection, where)
     if found == HEAD:
         return Opened("current", HEAD)
 
@@ -42,13 +43,13 @@ def upgrade(connection: Connection) -> Opened:
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     if found is not None:
         try:
             ScriptDirectory.from_config(config).get_revision(found)
         except CommandError as error:
-            raise SchemaMismatch(f"its version is {found}, this release knows up to {HEAD}.") from error
+            raise SchemaMismatch(f"{where}: its version is {found}, this release knows up to {HEAD}.") from error
     if connection.dialect.name == "sqlite":
         # The driver begins a transaction only before INSERT and the like; tables must not be made one by one.
         connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import structlog
 from sqlalchemy import URL, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -37,6 +38,8 @@ from kosreg.store.errors import (
 if TYPE_CHECKING:
     import aiosqlite
 
+log = structlog.get_logger("kosreg.store")
+
 _NOTE = b"pid %010d\ncommit %020d\n"
 _BUSY_S = 2.0  # another program (a backup tool) holds the file: wait so long, then say so
 _CLOSE_S = 1.0
@@ -49,12 +52,15 @@ _DAMAGE = {"SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_IOERR_SHORT_READ", "SQLITE
 # SQLITE_FULL is ENOSPC; a quota or a limit on the size of a file comes as a failed write.
 _FULL = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_SHMSIZE"}
 _NOT_OURS = {"SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_AUTH", "SQLITE_READONLY"}
+# What passes, or is at least not the file's fault. All else that SQLite says of our few fixed statements ("no such
+# column", "could not decode") means that the file is not what was written.
+_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_NOMEM", "SQLITE_INTERRUPT", "SQLITE_PROTOCOL", "SQLITE_IOERR")
 _REFUSED = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
     sqlite3.InterfaceError,
     sqlite3.ProgrammingError,
-    UnicodeError,
+    UnicodeEncodeError,
     OverflowError,
     TypeError,
 )
@@ -82,6 +88,7 @@ class SQLite:
     def __init__(self, path: Path, *, readonly: bool) -> None:
         self.path = Path(os.path.realpath(path))  # two names of one file are one lock
         self.lock_path = self.path.with_name(self.path.name + ".lock")
+        self.where = str(self.path)
         self.warning: str | None = None
         self.engine: AsyncEngine = _engine(self.path, readonly)
         self._readonly = readonly
@@ -89,6 +96,7 @@ class SQLite:
         self._noted = 0
         self._connection: AsyncConnection | None = None  # the writer's
         self._driver: aiosqlite.Connection | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     # --- the file -------------------------------------------------------------------------------------------
 
@@ -145,8 +153,15 @@ class SQLite:
         with contextlib.suppress(OSError):  # it only ever makes loss visible: no reason to refuse what is on disk
             os.pwrite(self._lock, _NOTE % (os.getpid(), self._noted), 0)
 
-    def noted(self) -> int:
-        return self._noted
+    def compare(self, newest: int) -> bool:
+        if newest < self._noted:
+            raise DamagedStore(
+                f"{self.path}: its newest commit is {newest}, but {self._noted} was acknowledged; the rest is gone, "
+                "or its log.",
+                "Run `kosreg doctor`; restore a backup. "
+                f"An older copy that you put back on purpose is taken once you remove {self.lock_path}.",
+            )
+        return self._noted > 0
 
     # --- reading and writing --------------------------------------------------------------------------------
 
@@ -186,18 +201,22 @@ class SQLite:
         return [] if rows == ["ok"] else [str(row) for row in rows]
 
     async def close(self) -> None:
-        closing = asyncio.ensure_future(self._disconnect())
-        done, _ = await asyncio.wait([closing], timeout=_CLOSE_S)
-        if done:
-            self._let_go()
-            closing.result()
-        # Else a thread hangs in the disk. It may yet write, so the lock stays until the process ends.
+        """Waits for a thread that hangs in the disk for `_CLOSE_S` at most. It may yet write, so until it is done, or
+        the process is, the lock stays.
+        """
+        self._closing = self._closing or asyncio.create_task(self._disconnect(), name="store closing")
+        done, _ = await asyncio.wait([self._closing], timeout=_CLOSE_S)
+        if done and (error := self._closing.exception()) is not None:
+            log.warning("the store closed with an error", error=str(self.explain(error)))
 
     async def _disconnect(self) -> None:
         connection, self._connection, self._driver = self._connection, None, None
-        if connection is not None:
-            await connection.close()
-        await self.engine.dispose()
+        try:
+            if connection is not None:
+                await connection.close()
+            await self.engine.dispose()
+        finally:
+            self._let_go()
 
     def _let_go(self) -> None:
         if self._lock >= 0:
@@ -225,6 +244,9 @@ class SQLite:
             return StoreRefused(f"{cause}.")
         if isinstance(cause, OSError):
             return self._explain_os(cause)
+        odd = isinstance(cause, sqlite3.Error) and not name.startswith(_PASSING)
+        if odd or isinstance(cause, UnicodeDecodeError):
+            return DamagedStore(f"{self.path}: {cause}.")
         return StoreUnavailable(f"{self.path}: {type(cause).__name__}: {cause}.")
 
     def _explain_os(self, error: OSError) -> StoreError:

@@ -19,6 +19,7 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from sqlalchemy import func, select
 
+from federation.identity import did_of
 from kosreg.service_model import Base, EntryRow, IssuedTokenRow, MetaRow, SecretRow, TokenKeyRow
 from kosreg.store.dialect import Backend, Op, Statement, Statements
 from kosreg.store.errors import CannotOpen, DamagedStore, ForeignStore, StoreClosed, StoreError
@@ -31,7 +32,7 @@ from kosreg.store.rows import (
     StoreStats,
     TokenKey,
     TokenRow,
-    entry_checksum,
+    entry_is_sound,
     row_checksum,
 )
 from kosreg.store.schema import HEAD, upgrade, version_of
@@ -92,12 +93,14 @@ class Store:
     async def _open(cls, backend: Backend, origin: bytes, wrap_key: bytes, readonly: bool) -> "Store":
         async with backend.engine.connect() as connection:
             if readonly:
-                version = await connection.run_sync(version_of)
+                version = await connection.run_sync(version_of, backend.where)
                 if version != HEAD:
-                    raise CannotOpen(f"its schema is {version}, this release reads {HEAD}.", "Start the node once.")
+                    raise CannotOpen(
+                        f"{backend.where}: its schema is {version}, this release reads {HEAD}.", "Start the node once."
+                    )
                 opened = Opened("current", HEAD)
             else:
-                opened = await connection.run_sync(upgrade)
+                opened = await connection.run_sync(upgrade, backend.where)
                 await connection.commit()
         store = cls(backend, origin, replace(opened, warning=backend.warning), readonly=readonly)
         last = await store._identify(wrap_key)
@@ -112,24 +115,21 @@ class Store:
         meta: dict[str, bytes] = dict(await self._all(MetaRow))
         newest: int = (await self._read(select(func.max(EntryRow.seq))))[0][0] or 0
         last = max(newest >> COMMIT_SHIFT, int(meta.get(LAST_COMMIT, b"0")))
-        noted = self._backend.noted()
-        if last < noted:
-            raise DamagedStore(
-                f"its newest commit is {last}, but {noted} was acknowledged: the rest, or its log, is gone.",
-                "Run `kosreg doctor`. If you put an older copy back on purpose, remove the .lock file beside it.",
-            )
+        known = self._backend.compare(last)
         if not meta and not last and not self.readonly:
             meta = await self._first(wrap_key)
         if not {_ORIGIN, _STORE_KEY, _VERSION_KEY} <= meta.keys():
-            raise DamagedStore("it does not say whose it is.")
+            raise self._damaged("it does not say whose it is")
         if meta[_ORIGIN] != self.origin:
-            raise ForeignStore(f"it was written by {meta[_ORIGIN].hex()}, this node is {self.origin.hex()}.")
+            raise ForeignStore(
+                f"{self._backend.where} was written by {did_of(meta[_ORIGIN])}, this node is {did_of(self.origin)}."
+            )
         try:
             self._box = SecretBox(SecretBox(wrap_key).decrypt(meta[_STORE_KEY]))
         except CryptoError as error:
-            raise DamagedStore("its own key does not open with the key of this node.") from error
+            raise self._damaged("its own key does not open with the key of this node") from error
         self.version_key = self.unseal(meta[_VERSION_KEY])
-        if last and not noted and not self.readonly:
+        if last and not known and not self.readonly:
             # A copy that came without its note may be older than what was told to clients: no cursor of theirs may fit.
             self.version_key = os.urandom(_VERSION_KEY_SIZE)
             values = meta_values(_VERSION_KEY, self.seal(self.version_key))
@@ -178,10 +178,10 @@ class Store:
             while True:
                 rows: Any = await self._checked(self._backend.fetch(load, load.row(after=after, most=CHUNK)))
                 chunk = []
-                for raw, id_, seq, prior, checksum in rows:
-                    if entry_checksum(seq, id_, raw, prior) != checksum:
-                        raise DamagedStore(f"the entry with seq {seq} is not as it was written.")
-                    chunk.append(StoredEntry(raw, id_, seq, prior))
+                for row in rows:
+                    if not entry_is_sound(row):
+                        raise self._damaged(f"the entry with seq {row[2]} is not as it was written")
+                    chunk.append(StoredEntry(*row[:4]))
                 if chunk:
                     after = chunk[-1].seq
                     yield chunk
@@ -189,7 +189,7 @@ class Store:
                     break
             faults = await self._checked(checking)
             if faults:
-                raise DamagedStore("; ".join(faults[:3]) + ".")
+                raise self._damaged("; ".join(faults[:3]))
         finally:
             checking.cancel()
 
@@ -204,7 +204,7 @@ class Store:
         try:
             return self._box.decrypt(sealed)
         except CryptoError as error:
-            raise DamagedStore("a secret does not open.") from error
+            raise self._damaged("a secret does not open") from error
 
     async def put_secret(self, service_id: str, sealed: bytes | None) -> None:
         """Keeps or (None) removes the secret of one service. With an entry: use `Batch.secrets`, so that both are kept
@@ -292,8 +292,11 @@ class Store:
 
     def _sound(self, table: str, key: str, checksum: int, values: tuple[Any, ...]) -> bool:
         if row_checksum(values) != checksum:
-            raise DamagedStore(f"the row {key!r} of {table} is not as it was written.")
+            raise self._damaged(f"the row {key!r} of {table} is not as it was written")
         return True
+
+    def _damaged(self, what: str) -> DamagedStore:
+        return DamagedStore(f"{self._backend.where}: {what}.")
 
     async def _read(self, query: Any) -> Any:
         async def run() -> Any:

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from kosreg.service_model import Base, EntryRow, IssuedTokenRow, MetaRow, SecretRow, TokenKeyRow
 from kosreg.store.dialect import Backend
 from kosreg.store.errors import DamagedStore
-from kosreg.store.rows import Damage, entry_checksum, row_checksum
+from kosreg.store.rows import Damage, entry_is_sound, row_checksum
 
 _CHUNK = 1_000  # entries
 
@@ -54,7 +54,7 @@ class Verifier:
             query = select(EntryRow.__table__).where(EntryRow.seq > after).order_by(EntryRow.seq).limit(_CHUNK)
             rows = await self._read(query)
             for row in rows:
-                if entry_checksum(row.seq, row.id, row.raw, row.prior) != row.checksum:
+                if not entry_is_sound((row.raw, row.id, row.seq, row.prior, row.checksum)):
                     self._found.append(Damage("entries", f"{row.kind} {row.name}", "not as it was written"))
                 after = row.seq
             if len(rows) < _CHUNK:
