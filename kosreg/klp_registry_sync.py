@@ -1,6 +1,6 @@
 """The way of a write: replica, store and catalog joined. (The way of a delta joins here with the federation.)
 
-    submit → replica.put (stamp, sign; nothing is merged) → store.commit (group commit)
+    sign (replica.put: stamp, sign; nothing is merged) → commit (store.commit: group commit)
            → committed, in the order of the commits: replica.persisted (merge) → catalog, journal, watchers
            → the writer's future resolves, the handler answers
 
@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import structlog
@@ -32,20 +33,18 @@ UNSURE_MS = 10_000  # a status that changed this long before a crash may have ch
 
 log = structlog.get_logger("kosreg.sync")
 
-Installed = Callable[[Service], None]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Write:
-    """One change of one service, on its way to the disk."""
+    """One change of one service, on its way to the disk. Not frozen: making a frozen one costs 2 µs more."""
 
-    persist: Persist
     uid: str
-    service: Service | None  # what is to be shown; None: it is deregistered, or nothing that is shown changes
+    persist: Persist
     at: int  # ms
-    removes: bool
-    installed: Installed | None
-    future: asyncio.Future[None]
+    service: Service | None  # what is to be shown, if anything changes in what is shown
+    removes: bool  # it is shown no more
+    shown: Callable[[], None] | None  # called once all of it is visible
+    done: asyncio.Future[None]  # for whoever waits; who hangs up does not take the write back
 
 
 class RegistrySync:
@@ -58,7 +57,7 @@ class RegistrySync:
         self.origin = did_of(replica.origin)
         self._wall_ms = wall_ms
         self._writes: dict[int, Write] = {}  # by id(batch)
-        self._busy: dict[str, asyncio.Future[None]] = {}
+        self._busy: dict[str, Write] = {}  # by service
         store.on_commit = self._committed
 
     # -- writing -------------------------------------------------------------------------------------------------
@@ -69,97 +68,90 @@ class RegistrySync:
 
     async def turn(self, uid: str) -> None:
         """Wait until no write of `uid` is on its way. The caller must submit without another await."""
-        while (future := self._busy.get(uid)) is not None:
-            await asyncio.wait((future,))
+        while (write := self._busy.get(uid)) is not None:
+            await asyncio.wait((write.done,))
 
-    def submit(
+    def sign(self, statements: Sequence[Statement]) -> Persist:
+        """Stamp and sign `statements`; `commit` must follow. Raises EntryError for a body that cannot be signed."""
+        return self.replica.put(statements, self._wall_ms())
+
+    def commit(
         self,
         uid: str,
-        statements: Sequence[Statement],
+        persist: Persist,
         *,
         service: Service | None = None,
         removes: bool = False,
         secret: tuple[bytes | None] | None = None,
-        installed: Installed | None = None,
-        keep_turn: bool = True,
+        shown: Callable[[], None] | None = None,
     ) -> asyncio.Future[None]:
-        """Sign `statements` and hand them to the store; the future resolves when they are on disk and shown.
+        """Hand a change of `uid` to the store; the future resolves when it is on disk and shown.
 
-        `secret`: (sealed,) to keep, (None,) to remove, None to leave. `installed` is called with the new service
-        once it is shown. Raises EntryError (a body that cannot be signed) and StoreError (busy, closed) at once; the
-        future fails with StoreError.
+        `service`: the record to show. `secret`: (sealed,) to keep, (None,) to remove, None to leave. Raises StoreError
+        (busy, closed) at once; the future fails with StoreError.
         """
-        now = self._wall_ms()
-        persist = self.replica.put(statements, now)
-        return self._commit(persist, uid, now, service, removes, secret, installed, keep_turn)
-
-    def _commit(
-        self,
-        persist: Persist,
-        uid: str,
-        now: int,
-        service: Service | None,
-        removes: bool,
-        secret: tuple[bytes | None] | None,
-        installed: Installed | None,
-        keep_turn: bool,
-    ) -> asyncio.Future[None]:
-        rows = [Row(entry, None if entry.live else self._buried(entry)) for entry in persist.entries]
-        batch = Batch(rows, spare=SPARE)
-        if secret is not None:
-            batch.secrets.append((uid, secret[0]))
+        rows = [Row(entry, self._prior(entry)) for entry in persist.entries]
+        batch = Batch(rows, secrets=[] if secret is None else [(uid, secret[0])], spare=SPARE)
         try:
-            future = self.store.commit(batch)
+            stored = self.store.commit(batch)
         except StoreError:
             self.replica.failed(persist)
             raise
-        self._writes[id(batch)] = Write(persist, uid, service, now, removes, installed, future)
-        if keep_turn:
-            self._busy[uid] = future
-        future.add_done_callback(lambda _: self._ended(batch, uid, future))
-        return future
+        done: asyncio.Future[None] = stored.get_loop().create_future()
+        write = Write(uid, persist, persist.at, service, removes, shown, done)
+        self._writes[id(batch)] = self._busy[uid] = write
+        stored.add_done_callback(partial(self._ended, batch))
+        return done
 
-    def _buried(self, tombstone: Entry) -> bytes | None:
-        """What a tombstone replaces, kept beside it so that watchers who resume later learn whom it concerned."""
-        if tombstone.kind != "service":
+    def _prior(self, entry: Entry) -> bytes | None:
+        """What a restart must know of the time before `entry`: of a service's tombstone, what it buries, so that
+        watchers who resume learn whom it concerned; of a status, the number under which it was shown before it was
+        written, so that who has seen it is not told again."""
+        if entry.kind == "status":
+            service = self.catalog.get(entry.name)
+            return None if service is None else service.seq.to_bytes(8, "big")
+        if entry.kind != "service" or entry.live:
             return None
-        held = self.replica.map.get(tombstone.key)
+        held = self.replica.map.get(entry.key)
         return held.raw if held is not None and held.live else None
-
-    def _ended(self, batch: Batch, uid: str, future: asyncio.Future[None]) -> None:
-        write = self._writes.pop(id(batch), None)
-        if write is not None:  # it was not committed
-            self.replica.failed(write.persist)
-        if self._busy.get(uid) is future:
-            del self._busy[uid]
 
     def _committed(self, batches: Sequence[Batch]) -> None:
         """What is on disk becomes visible, in its order."""
         for batch in batches:
-            write = self._writes.pop(id(batch), None)
+            write = self._writes.get(id(batch))
             if write is None:
                 continue  # a token or a setting: nothing that is shown
             for effect in self.replica.persisted(write.persist):
                 if isinstance(effect, Alert):
                     log.error("alert", alert=effect.kind, text=effect.text)
-            if self._busy.get(write.uid) is write.future:
-                del self._busy[write.uid]
-            self._show(write, batch)
+            del self._busy[write.uid]
+            service = write.service
+            if service is not None:
+                service.seq = batch.seq
+                held = self.catalog.get(write.uid)
+                if held is not None:
+                    service.live_from(held)
+                self.catalog.put(service, write.at)
+            elif write.removes:
+                self.catalog.remove(write.uid, batch.seq, write.at)
+            if write.shown is not None:
+                write.shown()
 
-    def _show(self, write: Write, batch: Batch) -> None:
-        if write.removes:
-            self.catalog.remove(write.uid, batch.seq, write.at)
+    def _ended(self, batch: Batch, stored: asyncio.Future[None]) -> None:
+        """The store has answered: so do we."""
+        write = self._writes.pop(id(batch))
+        error = stored.exception()
+        if error is not None:
+            self.replica.failed(write.persist)
+            if self._busy.get(write.uid) is write:
+                del self._busy[write.uid]
+        if write.done.done():
             return
-        service = write.service
-        if service is None:
-            return
-        service.seq = batch.seq
-        held = self.catalog.get(write.uid)
-        if held is not None:
-            service.live_from(held)
-        self.catalog.put(service, write.at)
-        if write.installed is not None:
-            write.installed(service)
+        if error is None:
+            write.done.set_result(None)
+        else:
+            write.done.set_exception(error)
+            write.done.exception()  # whoever submitted may have gone; asyncio must not call that forgotten
 
     # -- status entries ------------------------------------------------------------------------------------------
 
@@ -175,7 +167,7 @@ class RegistrySync:
         if body is not None and held is not None and held.cls == service.cls and fact_of(held).body == body:
             return True
         try:
-            future = self.submit(uid, [Statement("status", uid, service.cls, body)])
+            future = self.commit(uid, self.sign([Statement("status", uid, service.cls, body)]))
         except StoreError:
             return False
         future.add_done_callback(_report)
@@ -192,7 +184,7 @@ class RegistrySync:
         if persist is None:
             return True
         try:
-            future = self._commit(persist, entry.name, now, None, False, None, None, True)
+            future = self.commit(entry.name, persist)
         except StoreError:
             return False
         future.add_done_callback(_report)
@@ -220,10 +212,11 @@ class RegistrySync:
             for stored in chunk:
                 entry = self.replica.load(stored.raw, stored.id)
                 if entry.kind in ("service", "status"):
-                    seqs[entry.name] = stored.seq  # of its newest change, its status included
+                    seq = shown_seq(entry, stored)
+                    seqs[entry.name] = max(seq, seqs.get(entry.name, 0))  # of its newest change, its status included
                     if len(recent) == KEPT:
-                        floor = recent[0][0]
-                    recent.append((stored.seq, stored))
+                        floor = max(floor, recent[0][0])
+                    recent.append((seq, stored))
                     newest = max(newest, entry.stamp >> 16)
                 count += 1
         self.replica.loaded()
@@ -234,7 +227,7 @@ class RegistrySync:
         journal.floor = floor
         unsure = None if clean else newest - UNSURE_MS
         doubtful: list[Service] = []
-        for seq, stored in recent:
+        for seq, stored in sorted(recent, key=lambda pair: pair[0]):
             self._load_change(seq, stored, unsure, doubtful)
         journal.head = max(journal.head, self.store.first_seq)
         for service in doubtful:
@@ -254,6 +247,8 @@ class RegistrySync:
 
     def _load_change(self, seq: int, stored: StoredEntry, unsure: int | None, doubtful: list[Service]) -> None:
         """The journal as the last run would have kept it, as far as rows can tell."""
+        if seq <= self.catalog.journal.head:
+            return  # a status shown under the number of a change that is told already
         entry = decode_entry(stored.raw)
         after = self.catalog.get(entry.name)
         before: Service | None = None
@@ -286,3 +281,10 @@ class RegistrySync:
 def _report(future: asyncio.Future[None]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         log.warning("write failed", error=str(error))
+
+
+def shown_seq(entry: Entry, stored: StoredEntry) -> int:
+    """The number under which what `stored` says was first shown."""
+    if entry.kind == "status" and stored.prior is not None:
+        return int.from_bytes(stored.prior, "big")
+    return stored.seq

@@ -12,9 +12,8 @@ Three forms of one record:
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import Any, cast
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import orjson
 
@@ -39,49 +38,69 @@ BODY_ORDER = (
     "updated", "version", "metadata", "protocol", "endpoints", "depends_on", "description", "owner_proof",
     "capabilities",
 )  # fmt: skip
-_PLAIN = ("url", "name", "type", "owner", "region", "version", "description", "metadata", "cards")
-_LISTS = ("tags", "roles", "depends_on", "capabilities")
+
+
+def _unique(words: list[str]) -> list[str] | None:
+    return list(dict.fromkeys(words)) or None
+
+
+def _weight(value: float) -> float | None:
+    return None if value == DEFAULT_WEIGHT else int(value) if value == int(value) else value
+
+
+def _auth(value: Mapping[str, Any]) -> dict[str, str] | None:
+    kind = value.get("type", "none")
+    return None if kind == "none" else {"type": kind}
+
+
+def _endpoints(value: list[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    return [
+        {k: item[k] for k in ("path", "method", "description") if item.get(k) is not None} for item in value
+    ] or None
+
+
+def _acl(value: Mapping[str, Any]) -> dict[str, list[str]] | None:
+    return {k: list(dict.fromkeys(value[k])) for k in ("call", "read") if value.get(k) is not None} or None
+
+
+# how a field of a request is signed; None: it is at its default, and left out. Fields that are not here stay as they are
+_SIGNED_AS: dict[str, Callable[[Any], Any]] = {
+    "id": lambda _: None,
+    "visibility": lambda _: None,
+    "status": lambda _: None,
+    "tags": _unique,
+    "roles": _unique,
+    "depends_on": _unique,
+    "capabilities": _unique,
+    "ttl": lambda value: None if value == DEFAULT_TTL else value,
+    "weight": _weight,
+    "auth": _auth,
+    "endpoints": _endpoints,
+    "acl": _acl,
+    "metadata": lambda value: value or None,
+    "cards": lambda value: value or None,
+    "owner_proof": lambda value: proof_bytes(value),
+}
 
 
 def body_of(record: ServiceIn, owner: str) -> Body:
-    """The signed body of `record`, without `created` and `updated`. Equal records give equal bodies."""
-    source = cast(Mapping[str, Any], record)
+    """What `record` says, as it is signed, without its times. Equal records give equal bodies."""
     body: Body = {}
-    for name in BODY_ORDER:
-        value = source.get(name)
-        if name == "owner":
-            body[name] = owner
-        elif value is None:
-            if name == "protocol" and "url" in source:
-                body[name] = _PROTOCOL_OF[urlsplit(source["url"]).scheme.lower()]
-        elif name in _LISTS:
-            if value:
-                body[name] = list(dict.fromkeys(value))
-        elif name == "ttl":
-            if value != DEFAULT_TTL:
-                body[name] = value
-        elif name == "weight":
-            if value != DEFAULT_WEIGHT:
-                body[name] = int(value) if value == int(value) else value
-        elif name == "auth":
-            kind = value.get("type", "none")
-            if kind != "none":
-                body[name] = {"type": kind}
-        elif name == "endpoints":
-            if value:
-                body[name] = [{k: v for k, v in item.items() if v is not None} for item in value]
-        elif name == "acl":
-            rules = {k: list(dict.fromkeys(v)) for k, v in sorted(value.items()) if v is not None}
-            if rules:
-                body[name] = rules
-        elif name == "owner_proof":
-            body[name] = proof_bytes(value)
-        elif name in ("metadata", "cards"):
-            if value:
-                body[name] = value
-        else:
-            body[name] = value
+    for name, value in record.items():
+        rule = _SIGNED_AS.get(name)
+        signed = value if rule is None else rule(value)
+        if signed is not None:
+            body[name] = signed
+    body["owner"] = owner
+    if "url" in body and "protocol" not in body:
+        body["protocol"] = _PROTOCOL_OF[body["url"].partition(":")[0].lower()]
     return body
+
+
+def dated(body: Body, created: int, updated: int) -> Body:
+    """`body` with its times (ms), in the order in which it is encoded: sorting it there costs 15 µs a record."""
+    body = body | {"created": created, "updated": updated}
+    return {name: body[name] for name in BODY_ORDER if name in body}
 
 
 def proof_bytes(text: str) -> bytes:

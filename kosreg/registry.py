@@ -7,7 +7,6 @@ is 403. A refused call changes nothing.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -29,7 +28,7 @@ from kosreg.listing import Listing, Listings, plain_key
 from kosreg.liveness import Liveness, status_body
 from kosreg.problems import Problem
 from kosreg.query import Filter, Query, make_cursor
-from kosreg.record import CLASS_OF, NAME_OF, Body, body_of, shown
+from kosreg.record import CLASS_OF, NAME_OF, Body, body_of, dated, shown
 from kosreg.schemas.service_schema import READ_ONLY, ServiceIn, check_record, parse_record
 from kosreg.store import StoreBusy, StoreError, StoreFull
 from kosreg.times import rfc3339
@@ -240,8 +239,14 @@ class Registry:
         if self.sync.replica.view("status", uid, self._wall_ms()) is not None:
             statements.append(Statement("status", uid, service.cls, None))
         secret = (None,) if uid in self._secrets else None
-        await self._done(self.sync.submit(uid, statements, removes=True, secret=secret))
-        self._secrets.pop(uid, None)
+
+        def shown_no_more() -> None:
+            self._secrets.pop(uid, None)
+
+        try:
+            await self.sync.commit(uid, self.sync.sign(statements), removes=True, secret=secret, shown=shown_no_more)
+        except StoreError as error:
+            raise store_problem(error) from None
 
     async def reap(self, service: Service) -> None:
         """Deregister a service that was offline for too long."""
@@ -282,29 +287,33 @@ class Registry:
         status: str | None,
     ) -> Service:
         now = self._wall_ms()
-        body["created"] = now if held is None else held.created
-        body["updated"] = now
-        service = Service(uid, self.origin, cls, body)
+        body = dated(body, now if held is None else held.created, now)
         statements = [Statement("service", uid, cls, body)]
         if held is not None and held.cls != cls and (status_now := status_body(held)) is not None:
             statements.append(Statement("status", uid, cls, status_now))  # a status has the class of its service
 
-        def installed(shown_now: Service) -> None:
-            self.liveness.installed(shown_now, beat=beat, status=status)
-
         try:
-            future = self.sync.submit(uid, statements, service=service, secret=secret, installed=installed)
+            persist = self.sync.sign(statements)
         except EntryError as error:
             raise _refused_entry(error) from None
+        service = Service(uid, self.origin, cls, body)
+
+        def now_shown() -> None:
+            if secret is not None:
+                self._keep_secret(uid, secret[0])
+            self.liveness.installed(service, beat=beat, status=status)
+
+        try:
+            await self.sync.commit(uid, persist, service=service, secret=secret, shown=now_shown)
         except StoreError as error:
             raise store_problem(error) from None
-        await self._done(future)
-        if secret is not None:
-            if secret[0] is None:
-                self._secrets.pop(uid, None)
-            else:
-                self._secrets[uid] = secret[0]
         return service
+
+    def _keep_secret(self, uid: str, sealed: bytes | None) -> None:
+        if sealed is None:
+            self._secrets.pop(uid, None)
+        else:
+            self._secrets[uid] = sealed
 
     async def ensure(self, uid: str, record: ServiceIn, owner: str) -> Service:
         """See that the node's own `record` is shown under `uid`; writes nothing where it is."""
@@ -314,12 +323,6 @@ class Registry:
         if held is not None and held.cls == cls and self._same(held, body):
             return held
         return await self._write(uid, cls, body, held, None, beat=False, status=None)
-
-    async def _done(self, future: asyncio.Future[None]) -> None:
-        try:
-            await asyncio.shield(future)  # who hangs up does not take the write back
-        except StoreError as error:
-            raise store_problem(error) from None
 
     def _secret(self, record: ServiceIn, held: Service | None, uid: str) -> tuple[bytes | None] | None:
         """What to do with the stored `auth.token`: (sealed,) keeps a new one, (None,) removes it, None leaves it."""
@@ -494,7 +497,10 @@ class Registry:
         assert entry is not None, "what the catalog shows, the replica holds"
         record = shown(uid, service.origin, service.cls, fact_of(entry).body or {})
         record["valid_until"] = rfc3339(entry.valid_until)
-        return jws.sign_record(self.sync.replica.key, record)
+        try:
+            return jws.sign_record(self.sync.replica.key, record)
+        except jws.JwsError as error:
+            raise Problem.of("not-acceptable", f"{error}. Ask for application/cose.") from None
 
     def events(self, caller: Caller, asked: Filter, changes: Iterable[Change]) -> list[tuple[Change, str, Service]]:
         """What of `changes` a subscriber is told: (change, event, service as it may be shown)."""

@@ -28,7 +28,7 @@ DEFAULT_WEIGHT = 1
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 _URL_PATTERN = (
-    r"^(?:(?:https?|wss?)://[^\s/?#@\\]+|klp://[^\s/?#\\]+)(?:[/?#]\S*)?$"  # no credentials: they belong in auth.token
+r"^(?i:(?:https?|wss?)://[^\s/?#@\\]+|klp://[^\s/?#\\]+)(?:[/?#]\S*)?$"  # no credentials: they belong in auth.token
 )
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
