@@ -171,6 +171,19 @@ class Door:
                 body = media.msgpack_of_json(body)
         return self._writer.answer(request, reply.status, body, content_type, reply.headers)
 
+    def unreadable(self, status: int, error: BaseException | None, message: str | None) -> web.Response:
+        """The answer to what is no HTTP request that can be read; there is no request to look at."""
+        if status >= 500:
+            log.error("call failed outside of its handler", exc_info=error)
+            problem = Problem.of("internal")
+        else:
+            first = (message or "").strip().partition("\n")[0][:200]
+            problem = Problem.of("malformed", f"This is no HTTP request that can be read: {first or error}.")
+            log.info("unreadable request", slug=problem.slug, detail=problem.detail)
+        self.metrics.refused(problem.slug)
+        self._lost.count(problem.status, 0.0)
+        return plain(problem.status, orjson.dumps(problem.to_dict()), media.PROBLEM, {"Cache-Control": "no-store"})
+
     def _unrouted(self, request: web.BaseRequest, path: str) -> web.Response:
         allowed = self._router.allowed(path)
         if not allowed:
