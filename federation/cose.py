@@ -161,21 +161,23 @@ def _frame_fault(raw: bytes) -> str:
     """Says what is wrong with a frame. Only for the text: it is wrong whatever this finds."""
     if not raw.startswith(b"\xd2"):
         return "not a COSE_Sign1 message: it must begin with tag 18"
+    if raw.startswith(b"\xd2\x84") and raw[2:3] and raw[2] >> 5 != 2:
+        return "the protected header must be a byte string"
+    if raw.startswith(_HEAD) and raw[_UNPROTECTED_AT:_PAYLOAD_AT] not in (b"", b"\xa0"):
+        return "the unprotected header must be empty"
     try:
         parts = cbor.decode(raw[1:])
     except cbor.CborError as error:
         return f"the COSE message is not readable: {error}"
     if not isinstance(parts, list) or len(parts) != 4:
         return "a COSE_Sign1 message is a list of four"
-    protected, unprotected, payload, signature = parts
+    _, unprotected, payload, signature = parts
     if unprotected != {}:
         return "the unprotected header must be empty"
     if type(payload) is not bytes:
         return "the payload must be attached, as a byte string"
     if type(signature) is not bytes or len(signature) != SIGNATURE_BYTES:
         return "the signature must have 64 bytes"
-    if type(protected) is not bytes:
-        return "the protected header must be a byte string"
     return (
         "the protected header must be exactly {1: -8, 4: <32 bytes of the signer's key>}, in its deterministic encoding"
     )
