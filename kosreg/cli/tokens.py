@@ -52,7 +52,7 @@ def issue(
     ] = None,
 ) -> None:
     """Makes a token and prints it, alone."""
-    wish: dict[str, Any] = {"sub": subject}
+    wish: dict[str, Any] = {"subject": subject}
     if ttl is not None:
         try:
             wish["ttl"] = parse_ttl(ttl)
