@@ -8,13 +8,14 @@ refused: no extension is understood.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 from joserfc import jws
-from joserfc.errors import JoseError
+from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
 from joserfc.jws import JWSRegistry
 from joserfc.util import urlsafe_b64decode
@@ -23,6 +24,8 @@ MAX_TOKEN: Final = 8 * 1024
 """Bytes. Headers longer than this are cut off by many HTTP servers, ours included."""
 
 MIN_RSA_BITS: Final = 2048
+
+_PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})  # RFC 7518 §6: not wanted here
 
 _COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
 
@@ -121,17 +124,27 @@ def read_jwks(raw: bytes) -> tuple[dict[str, Key], int]:
         raise ValueError("it is no JWKS: an object with a list `keys` is expected")
     keys: dict[str, Key] = {}
     for member in members:
-        try:
-            key = import_key({k: v for k, v in member.items() if k != "d"}) if _for_signing(member) else None
-            if key is not None and algorithms_of(key):
-                keys.setdefault(key.kid or key.thumbprint(), key)
-        except (JoseError, ValueError, TypeError, KeyError):
-            continue
+        key = _verifying(member)
+        if key is not None:
+            keys.setdefault(key.kid or key.thumbprint(), key)
     return keys, len(members) - len(keys)
 
 
-def _for_signing(member: object) -> bool:
-    return isinstance(member, dict) and member.get("kty") in ("OKP", "EC", "RSA") and member.get("use", "sig") == "sig"
+def _verifying(member: object) -> Key | None:
+    """The public key of a member of a JWKS, if signatures can be checked with it."""
+    if (
+        not isinstance(member, dict)
+        or member.get("kty") not in ("OKP", "EC", "RSA")
+        or member.get("use", "sig") != "sig"
+    ):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SecurityWarning)  # of short RSA keys, which `algorithms_of` refuses
+            key = import_key({name: value for name, value in member.items() if name not in _PRIVATE})
+    except Exception:  # whatever it is: one key that cannot be read must not cost the others; they are counted
+        return None
+    return key if algorithms_of(key) else None
 
 
 def _object(part: str, what: str) -> Mapping[str, Any]:
