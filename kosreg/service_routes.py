@@ -237,7 +237,7 @@ def service_routes(node: Node) -> list[Route]:
         ),
         Route(
             "GET", "/api/services", list_services,
-            summary="Discover services, or wait until the answer changes.",
+            summary="Discover services, or wait until the answer changes.", waits=True,
             scope=READ, query=ListQuery,
             request_headers={"If-None-Match": "An ETag of an earlier answer."},
             replies={200: Answer(ListOut, headers={"ETag": "For If-None-Match."}), 304: None},

@@ -51,7 +51,7 @@ def at_hand(request: web.BaseRequest) -> bytes | None:
 
 
 async def read(request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes. Problem: too-large (the rest has been dropped), malformed, timeout."""
+    """The whole body, at most `limit` bytes. Problem: too-large, malformed, timeout; the rest is for `drop` then."""
     try:
         return await _read_slowly(request, limit)
     except (HttpProcessingError, web.PayloadAccessError, ValueError) as error:
@@ -60,13 +60,10 @@ async def read(request: web.BaseRequest, limit: int) -> bytes:
 
 async def _read_slowly(request: web.BaseRequest, limit: int) -> bytes:
     payload = request.content
-    expects = request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11
     length = request.content_length
     if length is not None and length > limit:
-        if not expects:  # a client that waits for our word has sent nothing yet
-            await drop(request)
         raise too_large(limit)
-    if expects:
+    if expects_continue(request):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # else a later error counts as one in the middle of an answer
     chunks: list[bytes] = []
@@ -82,10 +79,17 @@ async def _read_slowly(request: web.BaseRequest, limit: int) -> bytes:
     except TimeoutError:
         raise Problem.of("timeout", f"The body did not arrive within {READ_SECONDS:.0f} s. Send it again.") from None
     if size > limit:
-        chunks.clear()
-        await drop(request)
         raise too_large(limit)
     return b"".join(chunks)
+
+
+def expects_continue(request: web.BaseRequest) -> bool:
+    """Whether the client sends its body only when told to (RFC 9110 §10.1.1), and has not been told yet."""
+    return (
+        request.writer.output_size == 0
+        and request.headers.get("Expect", "").lower() == "100-continue"
+        and request.version >= HttpVersion11
+    )
 
 
 async def drop(request: web.BaseRequest) -> bool:
@@ -93,6 +97,8 @@ async def drop(request: web.BaseRequest) -> bool:
     payload = request.content
     if payload is EMPTY_PAYLOAD:
         return True
+    if expects_continue(request):
+        return False  # it waits for our word before it sends anything
     dropped = 0
     try:
         async with asyncio.timeout(DROP_SECONDS):

@@ -16,9 +16,10 @@ This runs on aiohttp's low-level `web.Server`: no `Application`, no middlewares 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import orjson
 import structlog
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from kosreg.api.node import Node
 
 log: Final = structlog.get_logger("kosreg.api")
+LOGGED: Final = 50
+"""Refusals logged a second. The metrics count them all."""
 _JSON_NAMES: Final = frozenset({media.JSON, "text/json"})
 
 
@@ -54,6 +57,7 @@ class Door:
         self._lost = metrics.route("", "(none)")
         self._any = media.Negotiator()
         self._writer = Writer()
+        self._log_second = self._logged = self._unlogged = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request, from its headers to its answer. Raises only what ends the connection."""
@@ -81,6 +85,8 @@ class Door:
             else:
                 meter = prepared.meter
                 route = call.route = prepared.route
+                if route.waits:
+                    _end_with_client(request)
                 token = self._admit(call, prepared) if prepared.looks_at_token else None
                 if prepared.negotiator is not None:
                     accepted = prepared.negotiator.choose(headers.get(ACCEPT))
@@ -171,6 +177,19 @@ class Door:
                 body = media.msgpack_of_json(body)
         return self._writer.answer(request, reply.status, body, content_type, reply.headers)
 
+    def _may_log(self) -> bool:
+        """Whether one more refusal is worth a line: at most `LOGGED` a second, so that no client fills the log."""
+        second = int(monotonic())
+        if second != self._log_second:
+            if self._unlogged:
+                log.warning("refusals not logged", count=self._unlogged)
+            self._log_second, self._logged, self._unlogged = second, 0, 0
+        self._logged += 1
+        if self._logged <= LOGGED:
+            return True
+        self._unlogged += 1
+        return False
+
     def unreadable(self, status: int, error: BaseException | None, message: str | None) -> web.Response:
         """The answer to what is no HTTP request that can be read; there is no request to look at."""
         if status >= 500:
@@ -179,7 +198,8 @@ class Door:
         else:
             first = (message or "").strip().partition("\n")[0][:200]
             problem = Problem.of("malformed", f"This is no HTTP request that can be read: {first or error}.")
-            log.info("unreadable request", slug=problem.slug, detail=problem.detail)
+            if self._may_log():
+                log.info("unreadable request", slug=problem.slug, detail=problem.detail)
         self.metrics.refused(problem.slug)
         self._lost.count(problem.status, 0.0)
         return plain(problem.status, orjson.dumps(problem.to_dict()), media.PROBLEM, {"Cache-Control": "no-store"})
@@ -195,7 +215,7 @@ class Door:
     async def _refuse(self, call: Call, problem: Problem, *, logged: bool = False) -> web.Response:
         request = call.request
         self.metrics.refused(problem.slug)
-        if not logged:
+        if not logged and self._may_log():
             log.info(
                 "call refused", slug=problem.slug, status=problem.status, method=request.method,
                 path=request.path[:256], detail=problem.detail[:500],
@@ -218,6 +238,18 @@ def _host_of_absolute(request: web.BaseRequest) -> str | None:
     return request.url.authority or request.headers.get(HOST)
 
 
+class Waiting(Protocol):
+    """A connection that ends a waiting handler when its client goes away."""
+
+    waiting: asyncio.Task[Any] | None
+
+
+def _end_with_client(request: web.BaseRequest) -> None:
+    connection: Any = request.protocol
+    if hasattr(connection, "waiting"):
+        connection.waiting = asyncio.current_task()
+
+
 def _not_acceptable(negotiator: media.Negotiator) -> Problem:
     return Problem.of("not-acceptable", f"This route answers {' or '.join(negotiator.offers)}. Ask for one of these.")
 
@@ -238,7 +270,7 @@ class _Prepared:
         self.websocket = route.kind == "websocket"
         self.looks_at_token = route.auth != "open"
         self.needs_token = route.auth == "token"
-        self.negotiator = media.Negotiator(route.produces) if route.produces is not None else None
+        self.negotiator = media.Negotiator(route.produces or ()) if route.negotiates else None
         self.takes_body = route.body is not None
         self._packs = media.MSGPACK in route.body_types
         self._kept: dict[str, tuple[str, bool]] = {}

@@ -78,6 +78,8 @@ class Route:
     scope: tuple[str, str] | None = None
     """(action, resource) of which the token must cover at least one name; which, is the handler's to check."""
     rate: Literal["calls", "beats"] | None = "calls"
+    waits: bool = False
+    """The handler may wait long and writes nothing: it is cancelled when its client goes away."""
 
     body: object = None
     """What the body must be, for OpenAPI (a type that pydantic's TypeAdapter takes); None: the route takes no body."""
@@ -96,11 +98,18 @@ class Route:
     """Further headers that matter: name -> description."""
 
     replies: Mapping[int, object] = field(default_factory=dict)
-    """Status -> `Answer`, a model, or None."""
+    """Status -> `Answer`, a model, or None (no body)."""
     problems: tuple[str, ...] = ()
     """Slugs that only this route's handler raises; those of the door are added from what the route says above."""
     produces: Sequence[str] | None = media.OFFERS
     """What `Accept` chooses from. None: the handler looks at `Accept` itself, or answers one type whatever is asked."""
+
+    @property
+    def negotiates(self) -> bool:
+        """Whether `Accept` matters: not where there is no body to choose a form for."""
+        if self.produces is None:
+            return False
+        return not self.replies or any(reply is not None for reply in self.replies.values())
 
 
 class Call:

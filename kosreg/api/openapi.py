@@ -74,7 +74,7 @@ def problems_of(route: Route) -> list[str]:
             slugs += ["unauthenticated", "rate-limited"]
         if route.scope is not None:
             slugs.append("out-of-scope")
-        if route.produces is not None:
+        if route.negotiates:
             slugs.append("not-acceptable")
         if route.body is not None:
             slugs += ["timeout", "too-large", "unsupported-media-type"]

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiohttp import web
@@ -253,12 +253,13 @@ class Gate(web.Server):
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_counted", "_gate")
+    __slots__ = ("_counted", "_gate", "waiting")
 
     def __init__(self, gate: Gate, **options: object) -> None:
         super().__init__(gate, **options)  # type: ignore[arg-type]
         self._gate = gate
         self._counted = False
+        self.waiting: asyncio.Task[Any] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         metrics = self._gate.door.metrics
@@ -275,6 +276,8 @@ class Connection(web.RequestHandler):
         if self._counted:
             self._counted = False
             self._gate.door.metrics.connections -= 1
+            if self.waiting is not None:
+                self.waiting.cancel()
             super().connection_lost(exc)
 
     def handle_error(
