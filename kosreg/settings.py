@@ -6,33 +6,33 @@ setting that is not here does not exist; one that nobody reads has no place here
 
 from __future__ import annotations
 
-import json
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PlainSerializer,
-    model_validator,
-)
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, JsonValue, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from kosreg.auth.caller import ScopeError, parse_scopes
-from kosreg.durations import MAX_TTL, parse_duration
+from kosreg.durations import MAX_TTL
 from kosreg.listen import Listen
 from kosreg.paths import DATABASE
+from kosreg.setting_types import (
+    Addresses,
+    AnyFile,
+    CacheUrl,
+    FromText,
+    Hosts,
+    Lower,
+    ReadableFile,
+    ScopeTexts,
+    Seconds,
+    StoreUrl,
+    Where,
+    WhereOrOff,
+)
 
 DAY: Final = 86_400
 
@@ -43,85 +43,6 @@ def _set(default: Any, text: str, *, unit: str = "", trade: str = "", shown: str
     if callable(default):
         return Field(default_factory=default, description=text, json_schema_extra=extra, **bounds)
     return Field(default, description=text, json_schema_extra=extra, **bounds)
-
-
-def _seconds(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
-
-
-def _list(value: object) -> object:
-    """A list as it is; from a text (an environment variable) JSON, or items with commas between them."""
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"is no JSON list: {error}") from None
-    return [item for item in (part.strip() for part in value.split(",")) if item]
-
-
-def _listen(value: object) -> object:
-    return Listen.parse(value) if isinstance(value, str) else value
-
-
-def _listen_or_off(value: object) -> object:
-    return Listen.parse(value, off=True) if isinstance(value, str) else value
-
-
-def _readable(path: Path) -> Path:
-    path = path.expanduser().absolute()
-    if not path.is_file() or not os.access(path, os.R_OK):
-        raise ValueError(f"{path} is no file that this user may read")
-    return path
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-def _host(value: object) -> object:
-    if isinstance(value, str) and ("/" in value or "@" in value or not value.strip() or value != value.strip()):
-        raise ValueError(f"{value[:200]!r} is no host. Write NAME or NAME:PORT, without http://")
-    return value
-
-
-def _advertised(value: object) -> object:
-    if isinstance(value, str) and (listen := Listen.parse(value)).kind == "tcp":
-        return listen.authority
-    raise ValueError("others can only dial HOST:PORT")
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _store_url(value: object) -> object:
-    if isinstance(value, str) and value and not value.startswith(("sqlite:///", "sqlite+aiosqlite:///")):
-        raise ValueError("is no URL of a store. Write sqlite:///PATH (with four slashes in all for an absolute path)")
-    return value
-
-
-def _cache_url(value: object) -> object:
-    if isinstance(value, str) and value and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("is no URL of a Redis. Write redis://HOST:PORT/0, rediss://… or unix://PATH")
-    return value
-
-
-def _issuer_scopes(value: object) -> object:
-    value = _list(value)
-    if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        try:
-            parse_scopes(value)
-        except ScopeError as error:
-            raise ValueError(str(error)) from None
-    return value
-
-
-Seconds = Annotated[int, BeforeValidator(_seconds)]
-Where = Annotated[Listen, BeforeValidator(_listen), PlainSerializer(str)]
-WhereOrOff = Annotated[Listen, BeforeValidator(_listen_or_off), PlainSerializer(str)]
-File = Annotated[Path, AfterValidator(_readable)]
 
 
 class _Table(BaseModel):
@@ -149,14 +70,14 @@ class ApiSettings(_Table):
         trade="Other than loopback or a Unix socket, tokens travel over a network: that takes tls_cert and tls_key, "
         "or insecure = true. A Unix socket is the fastest, but browsers cannot reach it.",
     )
-    allowed_hosts: Annotated[tuple[Annotated[str, BeforeValidator(_host)], ...], BeforeValidator(_list)] = _set(
+    allowed_hosts: Hosts = _set(
         (),
         "Further Host headers that the API answers to, as NAME or NAME:PORT, beside its own address.",
         trade="Each one lets pages under that name talk to the node (DNS rebinding): list only your own names.",
         max_length=64,
     )
-    tls_cert: File | None = _set(None, "A PEM file with the API's certificate, then its chain.")
-    tls_key: File | None = _set(None, "A PEM file with the private key of tls_cert.")
+    tls_cert: ReadableFile | None = _set(None, "A PEM file with the API's certificate, then its chain.")
+    tls_key: ReadableFile | None = _set(None, "A PEM file with the private key of tls_cert.")
     insecure: bool = _set(
         False,
         "Serve plain HTTP on an address that others can reach.",
@@ -187,7 +108,7 @@ class FederationSettings(_Table):
         "Where the node listens for its peers: HOST:PORT, or off.",
         trade="Off: this node can still dial others, but none can dial it.",
     )
-    advertise: Annotated[tuple[Annotated[str, BeforeValidator(_advertised)], ...], BeforeValidator(_list)] = _set(
+    advertise: Addresses = _set(
         (),
         "The addresses, as HOST:PORT, that others are told to dial; empty: those of the machine.",
         trade="Needed behind NAT or a port forwarding.",
@@ -203,7 +124,7 @@ class FederationSettings(_Table):
 class StoreSettings(_Table):
     """Where what was acknowledged is kept."""
 
-    url: Annotated[str, BeforeValidator(_store_url)] = _set(
+    url: StoreUrl = _set(
         "",
         "The database: sqlite:///PATH.",
         shown=f"{DATABASE} in the data directory",
@@ -215,9 +136,7 @@ class StoreSettings(_Table):
 class CacheSettings(_Table):
     """An optional Redis for live status."""
 
-    url: Annotated[str, BeforeValidator(_cache_url)] = _set(
-        "", "A Redis that is told the live status: redis://HOST:PORT/0.", shown="none", repr=False
-    )
+    url: CacheUrl = _set("", "A Redis that is told the live status: redis://HOST:PORT/0.", shown="none", repr=False)
 
 
 class LivenessSettings(_Table):
@@ -293,12 +212,8 @@ class Issuer(_Table):
     """An issuer of tokens other than this node. Its subjects are `SUB@ISS`."""
 
     iss: str = Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$", description="The `iss` of its tokens.")
-    jwks: Annotated[Path, AfterValidator(_absolute)] = Field(
-        description="A file with its public keys (JWKS). Read again when it changes; never fetched."
-    )
-    scopes: Annotated[tuple[str, ...], BeforeValidator(_issuer_scopes)] = Field(
-        (), description="What its tokens may at most; none of admin unless named here."
-    )
+    jwks: AnyFile = Field(description="A file with its public keys (JWKS). Read again when it changes; never fetched.")
+    scopes: ScopeTexts = Field((), description="What its tokens may at most; none of admin unless named here.")
 
 
 class TokenSettings(_Table):
@@ -313,7 +228,7 @@ class TokenSettings(_Table):
         ge=1,
         le=MAX_TTL,
     )
-    issuers: Annotated[tuple[Issuer, ...], BeforeValidator(_list)] = _set(
+    issuers: Annotated[tuple[Issuer, ...], FromText] = _set(
         (),
         "Other issuers whose tokens are taken, each with iss, jwks (a file) and scopes (what they may at most).",
         trade="Whoever holds such a key can be any subject of that issuer here, within these scopes.",
@@ -325,10 +240,10 @@ class TokenSettings(_Table):
 class LogSettings(_Table):
     """What the node writes to stderr."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _set(
+    level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = _set(
         "info", "The least level that is written: debug, info, warning or error."
     )
-    format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = _set(
+    format: Annotated[Literal["auto", "json", "console"], Lower] = _set(
         "auto", "json: one object a line; console: for people; auto: console where stderr is a terminal."
     )
 
