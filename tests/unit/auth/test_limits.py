@@ -136,7 +136,8 @@ def test_the_number_of_subjects_is_bounded(clock: Clock, monkeypatch: pytest.Mon
     for n in range(1000):
         limits.charge(caller(f"agent-{n}"), "calls")
 
-    backend: Any = limits._budgets["calls"]._store._backend
+    limiter: Any = limits._budgets["calls"].__self__  # type: ignore[attr-defined]
+    backend = limiter._store._backend
     assert len(backend.get_client()) == 50
     assert len(backend.expire_info) == 50
 
