@@ -67,6 +67,8 @@ def sign_record(key: NodeKey, record: Mapping[str, object]) -> bytes:
         payload = rfc8785.dumps(dict(record))  # type: ignore[arg-type]  # what is not JSON is what it refuses
     except (rfc8785.CanonicalizationError, RecursionError, UnicodeEncodeError) as error:
         raise JwsError(f"the record has no canonical JSON form (RFC 8785): {error}") from None
+    if not _nests_within(record, _MAX_DEPTH):
+        raise JwsError(f"the record is nested deeper than {_MAX_DEPTH}")
     header = {"alg": _ALG, "kid": key.did, "typ": RECORD_TYP}
     if len(payload) > MAX_SIGNED:  # joserfc's own limit speaks of something else
         raise JwsError(f"the record has {len(payload):,} bytes, the most, signed, is {MAX_SIGNED:,}")
@@ -194,8 +196,8 @@ def _json_object(data: bytes, what: str) -> dict[str, object]:
 
 
 def _nests_within(value: object, depth: int) -> bool:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return depth > 0 and all(_nests_within(item, depth - 1) for item in value.values())
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return depth > 0 and all(_nests_within(item, depth - 1) for item in value)
     return True
