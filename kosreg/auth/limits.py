@@ -69,6 +69,6 @@ class Limits:
 
 
 def _budget(rate: int, burst: int) -> Callable[[str, int], RateLimitResult]:
-    """Takes a cost from the budget of a key. The limiter itself: hooks and waiting, which `Throttled` adds, cost 1 µs."""
+    """Takes a cost from the budget of a key. The bare limiter: `Throttled` adds hooks and waiting, for 1 µs."""
     store = MemoryStore(options={"MAX_SIZE": MAX_SUBJECTS})
     return Throttled(using="gcra", quota=per_sec(rate, burst=burst), store=store).limiter.limit
