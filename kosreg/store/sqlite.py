@@ -88,6 +88,8 @@ class SQLite:
     def __init__(self, path: Path, *, readonly: bool) -> None:
         self.path = Path(os.path.realpath(path))  # two names of one file are one lock
         self.lock_path = self.path.with_name(self.path.name + ".lock")
+        self._log_path = self.path.with_name(self.path.name + "-wal")
+        self._inodes: dict[Path, int] = {}
         self.where = str(self.path)
         self.warning: str | None = None
         self.engine: AsyncEngine = _engine(self.path, readonly)
@@ -129,7 +131,7 @@ class SQLite:
 
     def _look_at_files(self) -> None:
         """What SQLite would take for a new database although there was one."""
-        log = self.path.with_name(self.path.name + "-wal")
+        log = self._log_path
         size = self.path.stat().st_size if self.path.exists() else None
         if not size and log.exists() and log.stat().st_size:
             raise DamagedStore(f"{self.path} is missing or empty, but its log {log.name} is there.")
@@ -167,6 +169,7 @@ class SQLite:
 
     async def write(self, ops: Sequence[Op]) -> None:
         driver = self._driver or await self._connect_writer()
+        self._still_there()
         try:
             for op in ops:
                 await driver.executemany(op.statement.sql, op.rows)
@@ -174,6 +177,19 @@ class SQLite:
         except Exception:
             await self._undo(driver)
             raise
+
+    def _still_there(self) -> None:
+        """A file that was moved or removed goes on taking writes from whoever has it open, and nobody ever reads them.
+        Raises DamagedStore. Costs 3 µs a commit.
+        """
+        if not self._inodes:  # the first commit of this run is over: the log is there, too, and stays to the end
+            self._inodes = {path: _inode(path) for path in (self.path, self._log_path) if path.exists()}
+        for path, inode in self._inodes.items():
+            if _inode(path) != inode:
+                raise DamagedStore(
+                    f"{path} was moved, replaced or removed while the node has it open.",
+                    "Stop the node, put the file back, start it again. Nothing is written meanwhile.",
+                )
 
     async def _connect_writer(self) -> "aiosqlite.Connection":
         self._connection = await self.engine.connect()
@@ -284,6 +300,13 @@ def _engine(path: Path, readonly: bool) -> AsyncEngine:
 
 async def _driver_of(connection: AsyncConnection) -> "aiosqlite.Connection":
     return cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _read_note(path: Path) -> tuple[int, int]:

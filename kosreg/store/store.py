@@ -40,7 +40,7 @@ from kosreg.store.sqlite import SQLite, path_of
 from kosreg.store.verify import Verifier
 from kosreg.store.writer import LAST_COMMIT, Writer, meta_values, secret_op, with_checksum
 
-CHUNK = 5_000  # entries: some 10 ms of the reading thread, 4 MB
+CHUNK = 2_000  # entries: some 4 ms of the reading thread; 2 MB as a rule, 128 MB if all were as large as may be
 
 _ORIGIN, _STORE_KEY, _VERSION_KEY = "origin", "store_key", "version_key"
 _VERSION_KEY_SIZE = 16  # AES-128

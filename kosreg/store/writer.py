@@ -176,6 +176,8 @@ class Writer:
                 self._plan_batch(job.batch, seq, plan)
                 seq += len(job.batch.rows) + job.batch.spare
                 told = not job.batch.purge and (told or bool(job.batch.rows))
+            if seq >> COMMIT_SHIFT != commit:
+                raise StoreRefused("a batch has more rows than one commit has numbers.")
             for op in job.ops:
                 plan.add(op.statement, op.rows)
         if not told:

@@ -1,8 +1,8 @@
 """A process that uses a store, for tests that kill it, starve it of room, or find the file taken.
 
-`python -m tests.integration.store.child hold FOLDER`: opens, prints "ready", waits for the end of stdin. `… write
-FOLDER FIRST`: commits as fast as it can from 32 tasks, batches of one and of three, until it is killed; prints a line
-for each batch: "try NUMBER ROWS" when it is handed over and "ack NUMBER" when it is acknowledged.
+`python -m tests.integration.store.child hold FOLDER`: prints "opening", opens, prints "ready", waits for the end of
+stdin. `… write FOLDER FIRST`: commits as fast as it can from 32 tasks, batches of one and of three, until it is killed;
+prints a line for each batch: "try NUMBER ROWS" when it is handed over and "ack NUMBER" when it is acknowledged.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ def names(number: int) -> list[str]:
 
 
 async def hold(folder: Path) -> None:
+    print("opening", flush=True)
     store = await open_store(folder)
     print("ready", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

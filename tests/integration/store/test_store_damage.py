@@ -145,6 +145,27 @@ async def test_truncated_file_is_reported_or_harmless(tmp_path: Path, crashed: b
             assert verdict == "reported" or (crashed and victim == "registry.db"), f"{victim} cut to {keep}"
 
 
+async def test_row_that_a_page_forgot_is_reported(tmp_path: Path) -> None:
+    """One cell less in the head of a page: every row that is left is sound, and SQLite reads on without a word."""
+    source = tmp_path / "source"
+    source.mkdir()
+    expected = await fill(source, crashed=False)
+    leaves = [
+        page
+        for page in range(PAGE, (source / "registry.db").stat().st_size, PAGE)
+        if (source / "registry.db").read_bytes()[page] == 0x0D  # a leaf of a table
+    ]
+    for page in leaves:
+        copy = damaged_copy(source, tmp_path / "copy")
+        with (copy / "registry.db").open("r+b") as file:
+            file.seek(page + 3)
+            cells = int.from_bytes(file.read(2), "big")
+            file.seek(page + 3)
+            file.write((cells - 1).to_bytes(2, "big"))
+        assert await judge(copy, expected) == "reported"
+    assert len(leaves) > 10
+
+
 async def test_overwritten_header_is_reported(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
@@ -243,6 +264,19 @@ async def test_verify_tells_all_faults_not_the_first(tmp_path: Path) -> None:
         ]
         with pytest.raises(DamagedStore):
             await store.tokens()
+
+
+@pytest.mark.parametrize("name", ["registry.db", "registry.db-wal"])
+async def test_file_that_is_moved_while_running_takes_no_more_writes(tmp_path: Path, name: str) -> None:
+    async with opened(tmp_path) as store:
+        await store.commit(batch(entry("a")))
+        os.rename(tmp_path / name, tmp_path / "away")
+        with pytest.raises(DamagedStore, match=f"{name} was moved"):
+            await store.commit(batch(entry("b")))
+        os.rename(tmp_path / "away", tmp_path / name)
+        await store.commit(batch(entry("c")))
+    async with opened(tmp_path) as store:
+        assert [row.id for row in await everything(store)] == [entry("a").id, entry("c").id]
 
 
 async def test_damage_that_is_met_while_running_is_reported(tmp_path: Path) -> None:

@@ -57,6 +57,15 @@ async def test_full_disk_refuses_writes_and_recovers_by_itself(small_disk: Path)
     assert await ids(small_disk) == kept
 
 
+async def test_close_on_a_full_disk_loses_nothing(small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(1 << 20))
+    async with opened(small_disk) as store:
+        kept = await fill_up(store)
+    ballast.unlink()
+    assert await ids(small_disk) == kept
+
+
 async def test_full_disk_at_the_start_is_said(small_disk: Path) -> None:
     ballast = os.open(small_disk / "ballast", os.O_WRONLY | os.O_CREAT)
     room = os.fstatvfs(ballast)

@@ -1,6 +1,7 @@
 """SIGKILL at any moment under load: what was acknowledged is there, nothing is half there, it opens without help."""
 
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -13,7 +14,7 @@ import pytest
 from federation.cose import decode_entry
 from kosreg.store import StoreInUse
 from tests.integration.store.child import names
-from tests.integration.store.kit import everything, open_store, opened
+from tests.integration.store.kit import batch, entry, everything, ids, open_store, opened
 
 ROOT = Path(__file__).parents[3]
 ROUNDS = 10
@@ -85,9 +86,26 @@ async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
     assert len(acknowledged) > 100
 
 
+@pytest.mark.timeout(120)
+async def test_sigkill_while_the_store_is_made(tmp_path: Path) -> None:
+    chance = random.Random()
+    for round_ in range(ROUNDS):
+        folder = tmp_path / str(round_)
+        os.mkdir(folder)
+        async with child("hold", str(folder)) as process:
+            assert process.stdout is not None
+            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"opening\n"
+            await asyncio.sleep(chance.uniform(0, 0.25))  # any moment of the making; nothing is waited for
+            process.kill()
+        async with opened(folder) as store:
+            await store.commit(batch(entry("a")))
+        assert await ids(folder) == {entry("a").id}
+
+
 async def test_second_daemon_is_refused_and_told_who_holds_the_store(tmp_path: Path) -> None:
     async with child("hold", str(tmp_path)) as process:
         assert process.stdout is not None
+        assert await asyncio.wait_for(process.stdout.readline(), 20) == b"opening\n"
         assert await asyncio.wait_for(process.stdout.readline(), 20) == b"ready\n"
         with pytest.raises(StoreInUse, match=f"held by process {process.pid}"):
             await open_store(tmp_path)
