@@ -85,7 +85,7 @@ class Listing:
             pairs = sorted(((self._key(s), s) for s in found), key=lambda pair: pair[0])
             self.key_of = {s.uid: key for key, s in pairs}
         else:
-            pairs = sorted((s.uid, s) for s in found)  # type: ignore[misc]
+            pairs = sorted((s.uid, s) for s in found)
         self.keys: list[Any] = [key for key, _ in pairs]
         self.rows: list[Service] = [s for _, s in pairs]
 

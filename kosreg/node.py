@@ -60,6 +60,7 @@ class Node:
         self.name = settings.node.name
         self.started_ms = now_ms()
         self.ready = False
+        self._stopped = False
         self.sockets: set[Closable] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.catalog = Catalog()
@@ -134,20 +135,23 @@ class Node:
             services=len(self.catalog), took_s=round(time.monotonic() - began, 3), store=self.store.opened.how,
         )  # fmt: skip
 
-    def keep(self, task: asyncio.Task[Any] | asyncio.Future[Any]) -> None:
+    def keep(self, task: asyncio.Task[Any]) -> None:
         """Own `task` until it ends; a failure is logged."""
-        self._tasks.add(task)  # type: ignore[arg-type]
+        self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Future[Any]) -> None:
-        self._tasks.discard(task)  # type: ignore[arg-type]
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task failed", task=str(task), exc_info=error)
 
     # -- stop ----------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
-        """Take nothing more, answer what came, write what waits, close. Within some 4 s."""
+        """Take nothing more, answer what came, write what waits, close. Within some 4 s; a second call does nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
         self.ready = False
         for socket in tuple(self.sockets):
             socket.end(1012, "the node restarts")

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from kosreg.catalog import Catalog, Service
+from kosreg.catalog import NO_SERVICES, Catalog, Service
 from kosreg.problems import Problem
 from kosreg.record import NAME_OF
 from kosreg.schemas import service_schema as schema
@@ -99,15 +99,15 @@ class Filter:
 
     def candidates(self, catalog: Catalog) -> Iterable[Service]:
         """A superset of what matches, as small as the indexes give it."""
-        sets: list[Any] = [catalog.by_tag.get(tag) for tag in self.tags]
+        sets: list[set[Service] | frozenset[Service]] = [catalog.by_tag.get(tag) for tag in self.tags]
         sets += [catalog.by_capability.get(word) for word in self.capabilities]
         if len(self.types) == 1:
             sets.append(catalog.by_type.get(self.types[0]))
         if len(self.owners) == 1:
             sets.append(catalog.by_owner.get(self.owners[0]))
         if self.any_tags:
-            sets.append(set().union(*(catalog.by_tag.get(tag) for tag in self.any_tags)))
-        return min(sets, key=len) if sets else catalog.services.values()
+            sets.append(NO_SERVICES.union(*(catalog.by_tag.get(tag) for tag in self.any_tags)))
+        return min(sets, key=lambda found: len(found)) if sets else catalog.services.values()
 
 
 @dataclass(frozen=True, slots=True)

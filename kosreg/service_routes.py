@@ -164,7 +164,7 @@ def _project(record: bytes, fields: tuple[str, ...]) -> bytes:
 
 
 async def get_service(call: Call) -> Reply:
-    return Reply(200, call.app.registry.get(call.caller, call.params["id"]).json())
+    return Reply(200, call.app.registry.get(call.who, call.params["id"]).json())
 
 
 async def patch_service(call: Call) -> Reply:
@@ -179,9 +179,9 @@ async def delete_service(call: Call) -> Reply:
 async def heartbeat(call: Call) -> Reply:
     if call.raw:
         beat = parse(BEAT, call.raw)
-        service = call.app.registry.heartbeat(call.caller, call.params["id"], beat.get("status"), beat.get("load"))
+        service = call.app.registry.heartbeat(call.who, call.params["id"], beat.get("status"), beat.get("load"))
     else:
-        service = call.app.registry.heartbeat(call.caller, call.params["id"])
+        service = call.app.registry.heartbeat(call.who, call.params["id"])
     return Reply(200, beat_answer(service))
 
 

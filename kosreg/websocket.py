@@ -32,6 +32,7 @@ BEARER = "bearer."
 
 AUTH_WITHIN = 5.0  # s for a first frame that authenticates
 STALL = 120.0  # s that a client may take none of what is sent, before it is taken for dead
+CLOSE_WITHIN = 1.5  # s for the client to take what waits and say goodbye
 MAX_SUBSCRIPTIONS = 64  # of one socket
 MAX_SOCKETS = 1024  # of one subject
 
@@ -71,49 +72,75 @@ class Session:
             protocols=(JSON_PROTOCOL, MSGPACK_PROTOCOL),
             max_msg_size=node.settings.limits.max_body,
             compress=False,
-            timeout=2.0,
+            timeout=1.0,
         )
         self.packed = False
         self.subscriptions: dict[bytes, Subscription] = {}
         self._more = asyncio.Event()  # a subscription came
+        self._talk: asyncio.Task[None] | None = None
+        self._ended: _Closed | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> web.WebSocketResponse:
         """From the upgrade to the close."""
-        request = self.call.request
-        await self.ws.prepare(request)
+        await self.ws.prepare(self.call.request)
         self.packed = self.ws.ws_protocol == MSGPACK_PROTOCOL
         self.node.sockets.add(self)
-        telling: asyncio.Task[None] | None = None
-        expiry: asyncio.TimerHandle | None = None
+        self._talk = asyncio.create_task(self._converse(), name="websocket")
+        closed = _Closed(1000, "")
         try:
-            caller = await self._authenticate()
-            self.caller = caller
-            if sum(1 for other in self.node.sockets if other.caller and other.caller.sub == caller.sub) > MAX_SOCKETS:
-                raise _Closed(CLOSE_AGAIN, "too many sockets of one subject")
-            delay = max(0.0, caller.exp - now_ms() / 1000)
-            expiry = asyncio.get_running_loop().call_later(min(delay, 3e6), self.end, CLOSE_TOKEN, "token expired")
-            await self._auto_subscribe(caller)
-            telling = asyncio.create_task(self._tell(), name="websocket-tell")
-            await self._read(caller)
-        except _Closed as closed:
-            await self.ws.close(code=closed.code, message=closed.reason.encode())
+            await self._talk
+        except _Closed as error:
+            closed = error
+        except asyncio.CancelledError:
+            if self._ended is None:
+                self._talk.cancel()
+                raise
+            closed = self._ended
         except (ConnectionResetError, TimeoutError):
             pass  # the client is gone
         finally:
             self.node.sockets.discard(self)
-            if expiry is not None:
-                expiry.cancel()
-            if telling is not None:
-                telling.cancel()
-                await asyncio.gather(telling, return_exceptions=True)
+        await self._close(closed)
         return self.ws
+
+    async def _converse(self) -> None:
+        caller = self.caller = await self._authenticate()
+        if (
+            sum(other.caller is not None and other.caller.sub == caller.sub for other in self.node.sockets)
+            > MAX_SOCKETS
+        ):
+            raise _Closed(CLOSE_AGAIN, "too many sockets of one subject")
+        left = max(0.0, caller.exp - now_ms() / 1000)
+        expiry = asyncio.get_running_loop().call_later(left, self.end, CLOSE_TOKEN, "token expired")
+        await self._auto_subscribe(caller)
+        telling = asyncio.create_task(self._tell(), name="websocket-tell")
+        try:
+            await self._read(caller)
+        finally:
+            expiry.cancel()
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
 
     def end(self, code: int, reason: str) -> None:
         """Close from outside: the token ended, or the node restarts."""
-        task = asyncio.ensure_future(self.ws.close(code=code, message=reason.encode()))
-        self.node.keep(task)
+        if self._ended is None and self._talk is not None:
+            self._ended = _Closed(code, reason)
+            # closed by the task that reads: aiohttp waits for the client's own close only there
+            self._talk.cancel()
+
+    async def _close(self, closed: _Closed) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self.ws.close(code=closed.code, message=closed.reason.encode()[:123])
+        except (TimeoutError, ConnectionResetError):
+            self._abort()
+
+    def _abort(self) -> None:
+        transport = self.call.request.transport
+        if transport is not None:
+            transport.abort()
 
     async def _authenticate(self) -> Caller:
         headers = self.call.request.headers
@@ -151,7 +178,7 @@ class Session:
         for key, value in self.call.query.items():
             query.setdefault(key, []).append(value)
         wanted = query.pop("subscribe", ["1"])[-1]
-        since = query.pop("since", [None])[-1]  # type: ignore[list-item]
+        since = query.pop("since", [None])[-1]
         if wanted == "0":
             return
         if caller.names("read", "service") == frozenset():
@@ -193,9 +220,7 @@ class Session:
                     for wait in waits:
                         wait.cancel()
         except (ConnectionResetError, TimeoutError):
-            transport = self.call.request.transport
-            if transport is not None:
-                transport.abort()
+            self._abort()
 
     # -- reading -------------------------------------------------------------------------------------------------
 
