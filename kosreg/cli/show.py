@@ -83,13 +83,13 @@ def pairs(rows: Iterable[tuple[str, object]]) -> None:
         lines = text.wrap(to, max(to.width - indent, _NARROWEST)) if to.is_terminal else text.split("\n")
         for number, line in enumerate(lines):
             line.rstrip()
-            label = Text(name if not number else "", style="bold")
+            label = Text("" if number else name)
             label.truncate(indent, pad=True)
-            to.print(label.append_text(line), soft_wrap=True)
+            to.print(Text().append(label.plain, style="bold").append_text(line), soft_wrap=True)
 
 
 def styled(word: object, styles: Mapping[str, str] = STATUS_STYLES) -> Text:
-    return Text(clean(as_text(word)), style=styles.get(str(word), ""))
+    return Text().append(clean(as_text(word)), style=styles.get(str(word), ""))
 
 
 def as_text(value: object) -> str:

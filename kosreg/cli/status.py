@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,51 +15,58 @@ STATUSES = ("active", "degraded", "offline")
 
 
 def add_to(app: typer.Typer) -> None:
-    command(app, "status", example=["kosreg status", "kosreg status --json | jq -r .node.did"])(status)
+    command(app, "status", example=["kosreg status", "kosreg status --json | jq -r .did"])(status)
 
 
 def status(cli: Cli) -> None:
-    """Shows who the node is, where it listens, since when, and how its services are."""
-    body = cli.run(_status(cli))
+    """Shows who the node is, where it listens, since when, how its services are, and what its store did."""
+    node, ready = cli.run(_ask(cli))
     if cli.json:
-        cli.answer_json(body)
+        cli.answer(node)
     else:
-        show(body, str(cli.target().address))
+        show(json.loads(node), ready)
 
 
-async def _status(cli: Cli) -> dict[str, Any]:
-    """`node`: the body of GET /api/node. `services`: how many this caller may see, in all and by status."""
+async def _ask(cli: Cli) -> tuple[bytes, Mapping[str, Any]]:
+    """The bodies of /api/node, as it came, and of /readyz."""
     async with cli.client() as client:
-
-        async def count(query: list[tuple[str, str]]) -> int:
-            page = await client.call("GET", "/api/services", query=[*query, ("limit", "1"), ("fields", "id")])
-            return int(page.object().get("total", 0))
-
-        whole = asyncio.gather(count([]), *(count([("status", name)]) for name in STATUSES))
-        node, (total, *numbers) = await asyncio.gather(client.call("GET", "/api/node"), whole)
-        return {"node": node.object(), "services": {"total": total, **dict(zip(STATUSES, numbers, strict=True))}}
+        node, ready = await asyncio.gather(client.call("GET", "/api/node"), client.call("GET", "/readyz"))
+        return node.body, ready.object()
 
 
-def show(body: Mapping[str, Any], api: str) -> None:
+def show(node: Mapping[str, Any], ready: Mapping[str, Any]) -> None:
     """The screen for people."""
     from rich.text import Text
 
     from kosreg.cli.show import STATUS_STYLES, ago, local_time, pairs
 
-    node, services = body["node"], body["services"]
-    counts = Text(f"{services['total']}")
+    counts = Text(str(sum(node["services"].values())))
     for name in STATUSES:
-        if services[name]:
-            counts.append("   ").append(f"{services[name]} {name}", style=STATUS_STYLES[name])
-    started = node.get("started") or node.get("up_since")
-    rows: list[tuple[str, object]] = [
-        ("node", node.get("did")),
-        ("name", node.get("name")),
-        ("version", node.get("version")),
-        ("API", api),
-        ("federation", node.get("federation")),
-        ("up since", f"{local_time(started)} ({ago(started)})" if started else None),
-        ("services", counts),
-        ("store", node.get("store")),
-    ]
-    pairs(rows)
+        if number := node["services"].get(name):
+            counts.append("   ").append(f"{number} {name}", style=STATUS_STYLES[name])
+    pairs(
+        [
+            ("name", node["name"]),
+            ("node", node["did"]),
+            ("", node["kind_did"]),
+            ("version", node["version"]),
+            ("API", node["api"]),
+            ("federation", node["federation"]),
+            ("up since", f"{local_time(node['started'])} ({ago(node['started'])})"),
+            ("services", counts),
+            ("watched by", f"{node['websockets']} WebSockets" if node["websockets"] else None),
+            ("store", _store(ready.get("store"))),
+        ]
+    )
+
+
+def _store(stats: Mapping[str, Any] | None) -> str | None:
+    """What the store did since the start; None where the caller may not know."""
+    if stats is None:
+        return None
+    text = f"{stats['rows']} rows written in {stats['commits']} commits"
+    if stats["waiting"]:
+        text += f", {stats['waiting']} waiting"
+    if stats["failed"]:
+        text += f", {stats['failed']} failed: see the node's log"
+    return text
