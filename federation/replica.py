@@ -338,12 +338,17 @@ class Replica:
         ]
         self._adopted.add(entry.id)
         self._take_off(entry)
-        again: tuple[Entry, ...] = ()
-        if said_now:
-            last = max(said_now, key=lambda held: held.order)
-            body = fact_of(last).body
-            again = self.put([Statement(last.kind, last.name, last.cls, body, last.root)], now_ms).entries
-        return [Persist((entry, *again), now_ms)]
+        last = max(said_now, key=lambda held: held.order, default=None)
+        if last is None or not (entry.live or entry.key == last.key):
+            return [Persist((entry,), now_ms)]
+        again = self.put([Statement(last.kind, last.name, last.cls, fact_of(last).body, last.root)], now_ms)
+        if not last.live and entry.key == last.key and not again.entries:
+            # It stays dead by itself, but what comes back next must still find that it was deleted in this run.
+            made: dict[Key, Entry] = {}
+            self._sign(Statement(last.kind, last.name, last.cls, None, last.root), now_ms, made)
+            again = Persist(tuple(made.values()), now_ms)
+            self._take_off(again.entries[0])
+        return [Persist((entry, *again.entries), now_ms)]
 
     def _judge_older(self, held: Entry, entry: Entry) -> list[Effect]:
         """Lower than what is held: dropped, unless it proves that its origin signed two bodies with one stamp."""
