@@ -11,7 +11,7 @@ memory.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -105,9 +105,14 @@ class Store:
         store = cls(backend, origin, replace(opened, warning=backend.warning), readonly=readonly)
         last = await store._identify(wrap_key)
         if not readonly:
-            store._writer = Writer(backend, store._statements, last, lambda batches: store.on_commit(batches))
-            await store._writer.submit(None, [], 0, 0)  # takes this run's number, and shows that writing works
-            store.first_seq = store._writer.last << COMMIT_SHIFT
+            writer = Writer(backend, store._statements, last, lambda batches: store.on_commit(batches))
+            try:
+                await writer.submit(None, [], 0, 0)  # takes this run's number, and shows that writing works
+            except BaseException:
+                await writer.close(0)
+                raise
+            store._writer = writer
+            store.first_seq = writer.last << COMMIT_SHIFT
         return store
 
     async def _identify(self, wrap_key: bytes) -> int:
@@ -165,7 +170,7 @@ class Store:
         rows = len(batch.rows) + len(batch.purge) + len(batch.secrets)
         return self._submit(batch, [], rows, batch.weight())
 
-    async def load(self) -> AsyncIterator[list[StoredEntry]]:
+    async def load(self) -> AsyncGenerator[list[StoredEntry], None]:
         """All entries in the order of their `seq`, in chunks. Raises DamagedStore; never leaves a row out.
 
         The structure of the file is checked meanwhile on another thread (it costs no time where there are two cores),
@@ -191,7 +196,8 @@ class Store:
             if faults:
                 raise self._damaged("; ".join(faults[:3]))
         finally:
-            checking.cancel()
+            await asyncio.wait([checking])  # a thread cannot be called back; its answer must not be left unheard
+            checking.exception()
 
     # --- secrets --------------------------------------------------------------------------------------------
 

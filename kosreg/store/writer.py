@@ -14,8 +14,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from kosreg.store.dialect import Backend, Op, Statement, Statements, Values
-from kosreg.store.errors import StoreBusy, StoreClosed, StoreRefused
+from kosreg.store.errors import StoreBusy, StoreClosed, StoreError, StoreRefused
 from kosreg.store.rows import COMMIT_SHIFT, Batch, Row, StoreStats, entry_checksum, row_checksum
 
 MAX_WAITING = 10_000  # rows; more is StoreBusy
@@ -23,6 +25,8 @@ MAX_WAITING_BYTES = 64 << 20
 MAX_GROUP = 2_000  # rows: some 30 ms of one transaction, so that a bulk import does not make others wait
 MAX_GROUP_BYTES = 8 << 20
 LAST_COMMIT = "last_commit"  # the key in `meta`
+
+log = structlog.get_logger("kosreg.store")
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class Writer:
         self._waiting = self._waiting_bytes = 0
         self._commits = self._rows = self._failed = self._largest = 0
         self._busy_s = 0.0
+        self._faulty: type[StoreError] | None = None
         self._task = asyncio.create_task(self._run(), name="store writer")
 
     # --- what others call -----------------------------------------------------------------------------------
@@ -84,8 +89,6 @@ class Writer:
         if not done:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=1)
-        while self._queue:
-            _fail(self._queue.popleft(), StoreClosed("it was not written in time."))
 
     def stats(self) -> StoreStats:
         return StoreStats(
@@ -101,20 +104,26 @@ class Writer:
     # --- the task -------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
+        try:
+            while self._queue or not self._closing:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._queue:
+                    await self._write_group(self._gather())
+        finally:
+            # Cancelled, by a close that took too long or by the end of the loop: nobody may wait for ever.
+            self._closing = True
             while self._queue:
-                group = self._gather()
-                try:
-                    await self._commit(group)
-                finally:
-                    for job in group:
-                        self._waiting -= job.rows
-                        self._waiting_bytes -= job.weight
-                        _fail(job, StoreClosed("it was not written in time."))  # only if nobody has answered it
-            if self._closing:
-                return
+                self._answer(self._queue.popleft(), StoreClosed("it was not written in time."))
+
+    async def _write_group(self, group: list[_Job]) -> None:
+        try:
+            await self._commit(group)
+        finally:
+            for job in group:
+                self._waiting -= job.rows
+                self._waiting_bytes -= job.weight
+                self._answer(job, StoreClosed("it was not written in time."))  # where nobody has answered yet
 
     def _gather(self) -> list[_Job]:
         group: list[_Job] = []
@@ -139,10 +148,12 @@ class Writer:
                 for job in group:
                     await self._commit([job])
                 return
+            self._note_failure(fault)
             self._failed += len(group)
             for job in group:
-                _fail(job, fault)
+                self._answer(job, fault, error)
             return
+        self._note_failure(None)
         self._busy_s += time.monotonic() - began
         self._commits += 1
         rows = sum(job.rows for job in group)
@@ -160,11 +171,28 @@ class Writer:
             # On disk but not shown: the callers must not be told that all is well, and the writer must live on.
             self._loop.call_exception_handler({"message": "on_commit of the store failed", "exception": error})
             for job in group:
-                _fail(job, error)
+                self._answer(job, StoreError("it was written, but could not be shown."), error)
             return
         for job in group:
             if not job.done.done():  # whoever waited may have been cancelled
                 job.done.set_result(None)
+
+    def _answer(self, job: _Job, fault: StoreError, cause: Exception | None = None) -> None:
+        if not job.done.done():
+            mine = type(fault)(fault.detail, fault.todo)  # each waiter raises its own: a raise adds to the traceback
+            mine.__cause__ = cause
+            job.done.set_exception(mine)
+            job.done.exception()  # a waiter that was cancelled never asks; asyncio must not report it as forgotten
+
+    def _note_failure(self, fault: StoreError | None) -> None:
+        """Logs when writing begins to fail and when it works again, not every refused write."""
+        if isinstance(fault, StoreRefused):
+            return
+        if fault is not None and self._faulty is not type(fault):
+            log.error("store cannot write", error=str(fault))
+        elif fault is None and self._faulty is not None:
+            log.info("store writes again", failed=self._failed)
+        self._faulty = None if fault is None else type(fault)
 
     def _plan(self, group: Sequence[_Job], commit: int) -> list[Op]:
         """The group as few statements with many rows each. Order is kept within a table, which is all that matters."""
@@ -210,12 +238,6 @@ class _Plan:
 
     def ops(self) -> list[Op]:
         return [op for run in self._runs.values() for op in run]
-
-
-def _fail(job: _Job, error: Exception) -> None:
-    if not job.done.done():
-        job.done.set_exception(error)
-        job.done.exception()  # a waiter that was cancelled never asks; asyncio must not report the error as forgotten
 
 
 def entry_values(seq: int, row: Row) -> Values:

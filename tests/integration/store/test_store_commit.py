@@ -241,8 +241,9 @@ async def test_fault_in_on_commit_reaches_the_caller_and_not_the_writer(tmp_path
             raise RuntimeError("shown wrongly")
 
         store.on_commit = broken
-        with pytest.raises(RuntimeError):
+        with pytest.raises(StoreError, match="could not be shown") as caught:
             await store.commit(batch(entry("a")))
+        assert isinstance(caught.value.__cause__, RuntimeError)
         store.on_commit = lambda _: None
         await store.commit(batch(entry("b")))
     assert reported == ["on_commit of the store failed"]
@@ -334,6 +335,31 @@ async def test_close_is_bounded_and_what_is_left_fails(tmp_path: Path, monkeypat
             await open_store(tmp_path)
     await until(lambda: store._backend._closing.done())  # type: ignore[attr-defined]
     assert entry("before").id in await ids(tmp_path)
+
+
+async def test_end_of_the_writer_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """As when a loop ends and cancels all tasks."""
+    async with opened(tmp_path) as store:
+        writer = store._writer
+        assert writer is not None
+        futures = [store.commit(batch(entry(f"s{i}", size=10))) for i in range(2500)]
+        await asyncio.sleep(0)  # the first group is under way
+        writer._task.cancel()
+        results = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5)
+        assert all(isinstance(result, StoreClosed) for result in results)
+        with pytest.raises(StoreClosed):
+            store.commit(batch(entry("late")))
+
+
+async def test_load_that_is_left_early_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kosreg.store.store.CHUNK", 2)
+    async with opened(tmp_path) as store:
+        await store.commit(batch(*(entry(f"s{i}") for i in range(9))))
+        before = asyncio.all_tasks()
+        chunks = store.load()
+        assert len(await anext(chunks)) == 2
+        await chunks.aclose()
+        assert asyncio.all_tasks() == before
 
 
 async def test_closed_store_takes_nothing(tmp_path: Path) -> None:
