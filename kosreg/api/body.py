@@ -25,10 +25,8 @@ READ_SECONDS: Final = 30.0
 """For the whole body. A 4 MiB batch then needs 140 kB/s; a client that drips bytes holds a connection no longer."""
 DROP_BYTES: Final = 16 * 1024 * 1024
 DROP_SECONDS: Final = 5.0
-MAX_DEPTH: Final = 64
-"""Levels of nesting in MessagePack. JSON is bounded by its parsers (pydantic-core: 200)."""
-MAX_ARRAY: Final = 131_072
-MAX_MAP: Final = 65_536
+MAX_ARRAY: Final = 50_000
+MAX_MAP: Final = 50_000
 """Of one MessagePack array or map: the decoder sets room aside for what a header claims before any is there."""
 
 _NOT_FINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]", re.DOTALL)
@@ -128,7 +126,6 @@ def json_of_msgpack(body: bytes) -> bytes:
             timestamp=0,
             max_array_len=MAX_ARRAY,
             max_map_len=MAX_MAP,
-            max_ext_len=0,
             ext_hook=_refuse_extension,
         )
     except Problem:
@@ -144,6 +141,10 @@ def json_of_msgpack(body: bytes) -> bytes:
         text = str(error)
         if "bytes" in text or "Dict key" in text:
             text = "it holds binary data, or a key that is not text, where JSON has only text (use base64url)"
+        elif "Timestamp" in text:
+            text = "it holds a MessagePack timestamp (send RFC 3339 as text)"
+        elif "Recursion" in text:
+            text = "it is nested too deeply (254 levels at most)"
         raise Problem.of("malformed", f"The MessagePack body cannot be said in JSON: {text}.") from error
 
 

@@ -56,7 +56,7 @@ class Door:
         self._router: Router[_Prepared] = Router([_Prepared(route, metrics) for route in self.routes])
         self._lost = metrics.route("", "(none)")
         self._any = media.Negotiator()
-        self._writer = Writer()
+        self.writer = Writer()
         self._log_second = self._logged = self._unlogged = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -100,6 +100,8 @@ class Door:
                         if token is not None:
                             call.caller = self.app.auth.verify(token)  # it may have been revoked meanwhile
                     self._take(call, prepared, body)
+                elif not request.content.is_eof() and not await bodies.drop(request):
+                    raise Problem.of("too-large", "This route takes no body. Send none.")
                 response = self._render(request, await route.handler(call), call.accepted)
         except Problem as problem:
             response = await self._refuse(call, problem)
@@ -175,7 +177,7 @@ class Door:
             content_type = accepted
             if accepted == media.MSGPACK:
                 body = media.msgpack_of_json(body)
-        return self._writer.answer(request, reply.status, body, content_type, reply.headers)
+        return self.writer.answer(request, reply.status, body, content_type, reply.headers)
 
     def _may_log(self) -> bool:
         """Whether one more refusal is worth a line: at most `LOGGED` a second, so that no client fills the log."""
@@ -196,7 +198,7 @@ class Door:
             log.error("call failed outside of its handler", exc_info=error)
             problem = Problem.of("internal")
         else:
-            first = (message or "").strip().partition("\n")[0][:200]
+            first = (message or "").strip().partition("\n")[0].rstrip(" :")[:200]
             problem = Problem.of("malformed", f"This is no HTTP request that can be read: {first or error}.")
             if self._may_log():
                 log.info("unreadable request", slug=problem.slug, detail=problem.detail)

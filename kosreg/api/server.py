@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 KEEP_ALIVE: Final = 120.0
 """Seconds that an idle connection stays; also the most that sending the headers may take. Agents beat every ttl/3, most
 of them within this, so that they keep their connection."""
-LINGER: Final = 2.0
-"""Seconds that aiohttp goes on reading what a client still sends when its answer is already out."""
 DRAIN: Final = 1.2
 """Seconds that a call under way gets to end, and then once more to be cancelled: stopping takes 2.4 s at most."""
 MAX_LINE: Final = 8 * 1024
@@ -66,6 +64,7 @@ class Server:
         hosts = HostGuard(None if self.listen.kind == "unix" else self.listen.host, api.allowed_hosts)
         self.door = Door(node, routes, hosts, node.metrics)
         self.url = ""
+        self.gate: Gate | None = None
         self._runner: web.ServerRunner | None = None
         self._socket: tuple[Path, int] | None = None  # the Unix socket that is ours, and its inode
 
@@ -78,8 +77,8 @@ class Server:
         """Raises CannotListen."""
         tls = self._tls()
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        gate = Gate(self.door, min(MAX_CONNECTIONS, max(16, soft - SPARE_FILES)))
-        self._runner = web.ServerRunner(gate, shutdown_timeout=DRAIN)
+        self.gate = Gate(self.door, min(MAX_CONNECTIONS, max(16, soft - SPARE_FILES)))
+        self._runner = web.ServerRunner(self.gate, shutdown_timeout=DRAIN)
         await self._runner.setup()
         try:
             if self.listen.kind == "unix":
@@ -238,7 +237,7 @@ class Gate(web.Server):
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=KEEP_ALIVE,
-            lingering_time=LINGER,
+            lingering_time=0,  # the door reads and drops what is too much, before it answers
             max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
             max_headers=MAX_HEADERS,
