@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.samples import Sample
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from kosreg.api.metrics import BUCKETS, TABLE, Metrics
 from kosreg.node import Node
