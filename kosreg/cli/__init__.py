@@ -1,7 +1,7 @@
 """The `kosreg` command. It talks HTTP to a node like everybody else; only `run` is the node itself.
 
-One file a family of commands: `running` (run), `tokens`, `services` with `watching` and `transfer`, `status`, `doctor`.
-What they share is in `shared`: options, exit codes, the way errors are told.
+One file a family of commands: `running` (run), `tokens`, `services` with `watching`, `transfer` and `verifying`,
+`status`, `doctor`. What they share is in `shared`: options, exit codes, the way errors are told.
 """
 
 from __future__ import annotations

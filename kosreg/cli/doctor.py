@@ -232,12 +232,17 @@ def _in_the_way(listen: Listen) -> str:
 
 async def check_store(known: Examination) -> AsyncIterator[Finding]:
     from kosreg.store import Store, StoreError
+    from kosreg.store.sqlite import path_of
 
     if known.key is None or known.settings is None:
         yield Finding("store", "note", "not looked at: that takes the node's key and its settings")
         return
     url = known.settings.store_url
-    file = Path(url.partition(":///")[2])
+    try:
+        file = path_of(url)
+    except StoreError as error:
+        yield Finding("store", "bad", f"{error.title}: {error.detail}", error.todo)
+        return
     size = _size(file)
     if size is None:
         yield Finding("store", "note", "there is none yet; the first start makes it")

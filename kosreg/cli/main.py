@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kosreg.cli import doctor, running, services, status, tokens, transfer, watching
+from kosreg.cli import doctor, running, services, status, tokens, transfer, verifying, watching
 from kosreg.cli.shared import Cli, group
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ status.add_to(app)
 doctor.add_to(app)
 
 # Importing them put their commands into `services.app`.
-PARTS = (transfer, watching)
+PARTS = (transfer, verifying, watching)
 
 
 @group(

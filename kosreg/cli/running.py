@@ -6,6 +6,7 @@ of JSON). Everything else that a node says is its log, on stderr.
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,22 +79,22 @@ def serve(settings: Settings, directory: Path, cli: Cli) -> int:
     import asyncio
 
     from federation.identity import KeyFileError
+    from federation.replica import Damaged
     from kosreg import daemon, log
     from kosreg.store import StoreError
 
     def ready(running: Mapping[str, Any]) -> None:
-        if cli.json:
-            cli.answer_json({**running, "data_dir": str(directory)})
-        else:
-            cli.answer(banner(running, directory))
+        with contextlib.suppress(BrokenPipeError):  # a node does not end because nobody reads its banner
+            if cli.json:
+                cli.answer_json({**running, "data_dir": str(directory)})
+            else:
+                cli.answer(banner(running, directory))
 
     log.configure(settings.log.level, settings.log.format)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(daemon.main(settings, directory, ready))
-    except (KeyFileError, StoreError) as error:
-        raise Refusal(f"the node cannot start: {error}") from None
-    except OSError as error:
+    except (KeyFileError, StoreError, Damaged, OSError) as error:
         raise Refusal(f"the node cannot start: {error}") from None
 
 

@@ -1,7 +1,7 @@
 """`kosreg services`: what a node knows, one record at a time or as a list.
 
 Each command is one call of the API (a list may take several pages). Watching is in `watching.py`, files of many
-records in `transfer.py`.
+records in `transfer.py`, signed records in `verifying.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kosreg.cli.files import read_bytes, read_record
+from kosreg.cli.files import read_record
 from kosreg.cli.filters import (
     AnyTag,
     Capability,
@@ -29,7 +29,7 @@ from kosreg.cli.filters import (
     pairs_of,
 )
 from kosreg.cli.shared import Cli, Exit, Refusal, clean, command, exit_code, explain, group, usage
-from kosreg.client.errors import ApiError, ClientError
+from kosreg.client.errors import ApiError
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Find, register, change, remove and watch services."
@@ -231,7 +231,7 @@ def register_service(
         return
     shown = json.loads(answer)
     cli.answer(clean(str(shown.get("id"))))
-    cli.note("registered" if new else "replaced")
+    cli.note("registered" if new else "replaced (the same record again changes nothing)")
     if shown.get("ttl"):
         cli.note(f"it is shown offline unless it sends a heartbeat every {shown['ttl']} s (--ttl 0: never)")
 
@@ -303,7 +303,7 @@ def remove_services(
             cli.answer(name)
     for name, error in failed:
         if not cli.json:
-            print(f"{explain(error, False)} [{clean(name)}]", file=sys.stderr)
+            print(explain(error, False).replace("kosreg: ", f"kosreg: {clean(name)}: ", 1), file=sys.stderr)
     if failed:
         raise typer.Exit(Exit.PARTLY if removed else max(exit_code(error) for _, error in failed))
 
@@ -323,42 +323,6 @@ async def _remove(cli: Cli, ids: list[str]) -> tuple[list[str], list[tuple[str, 
 
 def _failure(service_id: str, error: ApiError) -> dict[str, Any]:
     return {"id": service_id, "status": error.status, "detail": error.detail or error.title}
-
-
-@command(
-    app,
-    "verify",
-    example=[
-        "kosreg services verify echo-1.cose",
-        "kosreg services get echo-1 --signed json | kosreg services verify -",
-    ],
-)
-def verify_record(
-    cli: Cli,
-    file: Annotated[
-        str, typer.Argument(metavar="FILE|-", show_default=False, help="A signed record: COSE or signed JSON.")
-    ],
-) -> None:
-    """Says whether a signed record is genuine, and whether this node trusts who signed it. Exit code 1 if not."""
-    raw = read_bytes(file)
-    answer = cli.run(_verify(cli, raw))
-    verdict = json.loads(answer)
-    if cli.json:
-        cli.answer(answer)
-    else:
-        from kosreg.cli.records import show_verdict
-
-        show_verdict(verdict)
-    if not all(verdict.get(name) for name in ("signature", "trust", "scope", "age")):
-        raise typer.Exit(Exit.REFUSED)
-
-
-async def _verify(cli: Cli, raw: bytes) -> bytes:
-    # A COSE_Sign1 of ours begins with the byte of CBOR tag 18; JSON begins with a brace, after blanks at most.
-    is_json = raw.lstrip()[:1] == b"{"
-    kind = "application/jose+json" if is_json else "application/cose"
-    async with cli.client() as client:
-        return (await client.call("POST", "/api/services/verify", body=raw, content_type=kind)).body
 
 
 async def _call(
@@ -400,6 +364,3 @@ def place(changes: dict[str, Any], path: str, value: Any) -> None:
             usage(f"{path} would be inside {part}, which is being set to something else")
         changes = inner
     changes[last] = value
-
-
-__all__ = ["ClientError", "app", "list_all"]

@@ -205,7 +205,13 @@ def explain(error: ClientError, as_json: bool) -> str:
         return json.dumps({"title": error.title, "detail": error.detail, "hint": error.hint}, ensure_ascii=False)
     lines = [f"kosreg: {error}"]
     if isinstance(error, ApiError):
-        lines += [f"  {fault.pointer or '(all of it)'}: {fault.detail}" for fault in error.faults]
+        lines += [
+            f"  {fault.pointer or '(all of it)'}: {fault.detail}"
+            for fault in error.faults
+            if fault.detail not in error.detail  # one fault alone is the detail already
+        ]
+        if error.status == 401:
+            lines.append("  your token goes into KOSREG_TOKEN, or into a file named by --token-file")
     return clean("\n".join(lines), keep="\n")
 
 
@@ -293,7 +299,8 @@ def _call(ctx: typer.Context, shared: Shared, function: Callable[[Cli], None]) -
         print(explain(error, bool(shared.as_json)), file=sys.stderr)
         raise typer.Exit(exit_code(error)) from None
     except Refusal as error:
-        print(f"kosreg: {error}", file=sys.stderr)
+        text = json.dumps({"title": str(error)}, ensure_ascii=False) if shared.as_json else f"kosreg: {error}"
+        print(text, file=sys.stderr)
         raise typer.Exit(error.code) from None
     except BrokenPipeError:
         # Whoever read stdout has gone (`| head`): an ordinary end. Python would complain once more when it flushes

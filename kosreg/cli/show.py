@@ -22,9 +22,16 @@ WIDE = 10_000
 """Columns to lay a table out for where nobody looks at it: a program that reads it needs every word."""
 
 
-def console(*, stderr: bool = False) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else WIDE, markup=False, highlight=False, emoji=False)
+class _Stdout(Console):
+    """rich's console, which leaves it to `shared` what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+def console() -> Console:
+    width = None if sys.stdout.isatty() else WIDE
+    return _Stdout(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, optional: Sequence[str] = ()) -> None:

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
-from yarl import URL
 
 from kosreg.client.address import Target, start_command
 from kosreg.client.errors import ApiError, CannotRead, ClientError, UnexpectedAnswer, Unreachable
@@ -100,9 +99,10 @@ class Client:
         assert self._session is not None, "use the client inside `async with`"
         return self._session
 
-    def url(self, path: str, query: Query = ()) -> URL:
+    def url(self, path: str, query: Query = ()) -> str:
         """The full URL of a path that is already percent-encoded."""
-        return URL(self.target.address.url + path, encoded=True).with_query(list(query))
+        words = urlencode(list(query))
+        return f"{self.target.address.url}{path}{'?' if words else ''}{words}"
 
     async def call(
         self,
@@ -135,11 +135,12 @@ class Client:
 
     def unreachable(self, error: BaseException) -> ClientError:
         """The exception of ours for a failure of the connection."""
-        where = str(self.target.address)
-        hint = f"start it with: {start_command(self.target.data_dir)}" if self.target.data_dir else "is it running?"
+        target = self.target
+        where = str(target.address)
+        hint = f"start it with: {start_command(target.data_dir)}" if target.data_dir else "is it running?"
         if isinstance(error, aiohttp.ServerFingerprintMismatch):
             return Unreachable(
-                "this is not the node", f"{where} shows another certificate than {self.target.pinned}", "restart it"
+                "this is not the node", f"{where} shows another certificate than {target.pinned}", "restart it"
             )
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return Unreachable(
@@ -153,7 +154,8 @@ class Client:
             return Unreachable("the node does not answer", f"nothing came from {where} in time", "look at its log")
         if isinstance(error, aiohttp.ClientConnectorError):
             return Unreachable("the node is not reachable", f"{where}: {_reason(error.os_error)}", hint)
-        return Unreachable("the connection to the node broke", f"{where}: {_reason(error)}", "look at the node's log")
+        look = "look at the node's log" if target.address.tls else "look at the node's log; does it want https://?"
+        return Unreachable("the connection to the node broke", f"{where}: {_reason(error)}", look)
 
     # What an agent needs, by name.
 
@@ -188,7 +190,10 @@ class Client:
 
 
 def service_path(service_id: str, *more: str) -> str:
-    """The path of a service's resource, whatever characters the id has."""
+    """The path of a service's resource, whatever characters the id has. Raises ApiError (404) for what a URL would
+    take for a step up or for nothing: no service has such an id."""
+    if service_id in ("", ".", ".."):
+        raise ApiError(404, {"title": "Not found", "detail": f"no service has the id {service_id!r}"}, b"")
     return "/".join(("/api/services", quote(service_id, safe=""), *more))
 
 

@@ -137,6 +137,7 @@ def test_the_doctor_finds_a_running_node_sound(node: Node) -> None:
     report = node.json("doctor")
     assert report["ok"] is True
     assert {"keys", "store", "API", "process", "clock"} <= {check["check"] for check in report["checks"]}
+    assert "registry.db is sound" in next(check["detail"] for check in report["checks"] if check["check"] == "store")
     assert report["next"] == "kosreg status"
     assert "next: kosreg status" in node.run("doctor").stdout
 
@@ -195,6 +196,9 @@ def test_the_doctor_sees_a_damaged_store(stopped: Node) -> None:
     raw[at + 60] ^= 0xFF
     file.write_bytes(raw)
     assert bad(stopped.json("doctor", code=1))["store"]
+    refused = stopped.run_process("run", code=1).stderr.splitlines()[-1]
+    assert "damaged" in refused
+    assert "kosreg doctor" in refused
 
 
 def test_the_doctor_sees_files_from_the_future(stopped: Node) -> None:

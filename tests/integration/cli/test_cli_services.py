@@ -192,3 +192,11 @@ def test_an_export_of_all_leaves_out_what_the_node_says_about_itself(node: Node)
     exported = json.loads(node.run("services", "export").stdout)["services"]
     assert exported
     assert all(record["id"] != node.ready["did"] for record in exported)
+
+
+def test_an_id_or_a_word_with_strange_characters_reaches_the_node_as_it_is(node: Node) -> None:
+    for name in ("a/b", "a?b=c", "a%2Fb", "ä ö", "a#b", "..", ".", ""):
+        assert name in node.run("services", "get", name, code=4).stderr
+    node.run("services", "register", "--name", "A & B + 100%", "--type", "tool", "--ttl", "0", "--tag", "c&d=e+f %20")
+    found = node.json("services", "list", "--tag", "c&d=e+f %20")["services"]
+    assert [entry["name"] for entry in found] == ["A & B + 100%"]

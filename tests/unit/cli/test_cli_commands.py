@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -188,11 +188,13 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
 
 
 def test_help_comes_at_once() -> None:
-    best = min(_seconds([sys.executable, "-c", "import kosreg.cli as c; c.main()", "--help"]) for _ in range(3))
+    """Counted in seconds of CPU, which a busy machine does not change much."""
+    best = min(_cpu_seconds([sys.executable, "-c", "import kosreg.cli as c; c.main()", "--help"]) for _ in range(3))
     assert best < 0.4
 
 
-def _seconds(command: list[str]) -> float:
-    began = time.perf_counter()
+def _cpu_seconds(command: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, capture_output=True, check=True)
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
