@@ -26,7 +26,7 @@ ABOUT: Final = """\
 The API of one kosreg node: register services, keep them alive, find them, watch them.
 
 - **Token**: `Authorization: Bearer …`, a JWT made by `kosreg token issue SUBJECT`. A scope is `action:resource:name`;
-  what each route needs stands beside its lock.
+  each route says which one it needs.
 - **Formats**: JSON, or MessagePack (`application/vnd.msgpack`) by `Content-Type` and `Accept`. In MessagePack only what
   JSON can say is taken: no binary, no extension types, no NaN. A name given twice in an object: the last one counts.
 - **Problems** (RFC 9457): every refusal is `application/problem+json` (or MessagePack where that was asked for). `type`
@@ -113,7 +113,7 @@ def document(routes: Sequence[Route], version: str) -> bytes:
                         "type": "http",
                         "scheme": "bearer",
                         "bearerFormat": "JWT",
-                        "description": "`kosreg token issue SUBJECT` prints one. Beside each lock: the scope it needs.",
+                        "description": "`kosreg token issue SUBJECT` prints one.",
                     }
                 },
                 "schemas": schemas.components,
@@ -182,16 +182,18 @@ def _models(routes: Sequence[Route]) -> Iterator[tuple[Any, str]]:
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     operation: dict[str, Any] = {"tags": [route.tag], "summary": route.summary}
-    text = route.description + ("\n\n" + WEBSOCKET if route.kind == "websocket" else "")
-    if text:
-        operation["description"] = text.strip()
+    needs = [f"{route.scope[0]}:{route.scope[1]}:*"] if route.scope else []
+    texts = [route.description, *(f"Scope: `{scope}`." for scope in needs)]
+    if route.kind == "websocket":
+        texts.append(WEBSOCKET)
+    if any(texts):
+        operation["description"] = "\n\n".join(filter(None, texts))
     parameters = [*_parameters(route, schemas)]
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
         operation["requestBody"] = {"required": route.body_required, "content": _body(route, schemas)}
     operation["responses"] = dict(_responses(route, schemas))
-    needs = [f"{route.scope[0]}:{route.scope[1]}:*"] if route.scope else []
     operation["security"] = {"open": [], "token": [{"token": needs}], "optional": [{}, {"token": needs}]}[route.auth]
     return operation
 

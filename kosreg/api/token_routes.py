@@ -12,7 +12,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from kosreg.api.http import Call, Reply, Route
-from kosreg.auth import DEFAULT_SCOPES
+from kosreg.auth import DEFAULT_SCOPES, SUBJECT
+from kosreg.durations import MAX_TTL, MIN_TTL
 from kosreg.problems import Fault, Problem
 from kosreg.registry import store_problem
 from kosreg.schemas.service_schema import pointer
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
 
 @with_config(ConfigDict(extra="forbid"))
 class TokenIn(TypedDict):
-    """What a new token shall say."""
+    """What a new token shall say. (`auth` judges the values, with texts of its own; the bounds here are documentation.)"""
 
-    subject: Annotated[str, Field(description="Whom it is for: an agent or a user.")]
+    subject: Annotated[
+        str,
+        Field(description="Whom it is for: an agent or a user.", json_schema_extra={"pattern": f"^{SUBJECT.pattern}$"}),
+    ]
     scopes: NotRequired[
         Annotated[
             list[str],
@@ -36,7 +40,16 @@ class TokenIn(TypedDict):
         ]
         | None
     ]
-    ttl: NotRequired[Annotated[int, Field(description="Seconds that it is good; tokens.ttl when absent.")] | None]
+    ttl: NotRequired[
+        Annotated[
+            int,
+            Field(
+                description="Seconds that it is good; tokens.ttl when absent.",
+                json_schema_extra={"minimum": MIN_TTL, "maximum": MAX_TTL},
+            ),
+        ]
+        | None
+    ]
     label: NotRequired[Annotated[str, Field(max_length=128, description="A note, for the list.")] | None]
 
 
