@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @with_config(ConfigDict(extra="forbid"))
 class TokenIn(TypedDict):
-    """What a new token shall say. (`auth` judges the values, with texts of its own; the bounds here are documentation.)"""
+    """What a new token shall say."""  # the bounds are documentation: `auth` judges, with texts of its own
 
     subject: Annotated[
         str,
