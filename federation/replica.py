@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Final
 from zlib import crc32
 
-from crdt.entry import DAY_MS, KINDS, Class, Entry, EntryError, Fact, Key, max_life_ms
+from crdt.entry import DAY_MS, KINDS, MAX_LIFE_MS, TRUST_KINDS, Class, Entry, EntryError, Fact, Key, max_life_ms
 from crdt.lww_map import LWWMap
 from crdt.stamp import StampClock
 from federation.cose import decode_entry, fact_of, restore_entry, sign_entry, verify_entry
@@ -158,16 +158,18 @@ class Replica:
         EntryError, and then nothing is in flight, where a fact cannot be an entry (`field`, `pointer`) or is over 64
         KiB (`too_large`).
         """
-        made: dict[Key, Entry] = {}
+        made: list[Entry] = []
         for statement in statements:
-            for held in self._newest((self.origin, statement.kind, statement.name), made.values()):
+            for held in self._newest((self.origin, statement.kind, statement.name), made):
                 if held.live and (statement.body is None or held.cls != statement.cls or held.root != statement.root):
-                    self._sign(replace(statement, cls=held.cls, root=held.root, body=None), now_ms, made)
+                    made.append(self._sign(replace(statement, cls=held.cls, root=held.root, body=None), now_ms))
             if statement.body is not None:
-                self._sign(statement, now_ms, made)
-        for entry in made.values():
+                made.append(self._sign(statement, now_ms))
+        if len(made) > 1:  # of what was said twice in one put, the later
+            made = list({entry.key: entry for entry in made}.values())
+        for entry in made:
             self._take_off(entry)
-        return Persist(tuple(made.values()), now_ms)
+        return Persist(tuple(made), now_ms)
 
     def renew(self, entry: Entry, now_ms: int) -> Persist | None:
         """The same fact with the same stamp and a full life from now; None where `entry` is not the newest of its key
@@ -183,7 +185,12 @@ class Replica:
         """Own live entries that have used up their share of life, lapsed ones too: 40 to 60 % of it, by the hash of the
         name, so that what was registered together is not renewed together. At most `limit`; for the next ones give the
         last of these as `start_after`."""
-        due = (entry for entry in self._map.of(self.origin, start_after) if _is_due(entry, now_ms))
+        last = now_ms + MAX_LIFE_MS * 6 // 10  # beyond it no entry of the usual life is due: most are passed by here
+        due = (
+            entry
+            for entry in self._map.of(self.origin, start_after)
+            if (entry.valid_until <= last or entry.kind in TRUST_KINDS) and _is_due(entry, now_ms)
+        )
         return list(islice(due, limit))
 
     # Effects that were carried out
@@ -283,31 +290,27 @@ class Replica:
 
     # Inside
 
-    def _sign(self, statement: Statement, now_ms: int, made: dict[Key, Entry]) -> None:
+    def _sign(self, statement: Statement, now_ms: int) -> Entry:
         kind = statement.kind
         valid_until = now_ms + max_life_ms(kind)
         stamp = self._clock.next(now_ms)
         fact = Fact(kind, statement.name, stamp, statement.cls, valid_until, statement.body, statement.root)
-        entry = sign_entry(self.key, fact)
-        made.pop(entry.key, None)  # said twice in one put: the later one takes its place in the order too
-        made[entry.key] = entry
+        return sign_entry(self.key, fact)
 
     def _take_off(self, entry: Entry) -> None:
         self._flight.setdefault(_subject(entry), []).append(entry)
 
     def _land(self, entry: Entry) -> None:
         subject = _subject(entry)
-        flying = [other for other in self._flight.get(subject, ()) if other is not entry]
+        flying = [other for other in self._flight.pop(subject, ()) if other is not entry]
         if flying:
             self._flight[subject] = flying
-        else:
-            self._flight.pop(subject, None)
 
     def _newest(self, subject: _Subject, made: Iterable[Entry] = ()) -> Collection[Entry]:
         """The newest entry of `subject` in each class: held, in flight, or made a moment ago."""
         held = self._map.group(*subject)
         flying = self._flight.get(subject, ())
-        just_made = [entry for entry in made if (entry.origin, entry.kind, entry.name) == subject]
+        just_made = [entry for entry in made if _subject(entry) == subject]
         if not flying and not just_made:
             return held
         newest: dict[Key, Entry] = {}
@@ -344,9 +347,7 @@ class Replica:
         again = self.put([Statement(last.kind, last.name, last.cls, fact_of(last).body, last.root)], now_ms)
         if not last.live and entry.key == last.key and not again.entries:
             # It stays dead by itself, but what comes back next must still find that it was deleted in this run.
-            made: dict[Key, Entry] = {}
-            self._sign(Statement(last.kind, last.name, last.cls, None, last.root), now_ms, made)
-            again = Persist(tuple(made.values()), now_ms)
+            again = Persist((self._sign(Statement(last.kind, last.name, last.cls, None, last.root), now_ms),), now_ms)
             self._take_off(again.entries[0])
         return [Persist((entry, *again.entries), now_ms)]
 

@@ -70,6 +70,16 @@ def test_a_second_put_sees_what_is_still_in_flight() -> None:
     assert replica.view("service", "a", NOW) is second.entries[1]
 
 
+def test_what_is_in_flight_stays_so_when_an_earlier_write_is_told_again() -> None:
+    replica = started()
+    first = replica.put([Statement("service", "a", Class.PUBLIC, BODY)], NOW)
+    replica.persisted(first)
+    replica.put([Statement("service", "a", Class.PRIVATE, BODY)], NOW)
+    replica.persisted(first)
+    third = replica.put([Statement("service", "a", Class.PUBLIC, BODY)], NOW)
+    assert [(entry.cls, entry.live) for entry in third.entries] == [(Class.PRIVATE, False), (Class.PUBLIC, True)]
+
+
 def test_two_statements_in_one_put() -> None:
     replica = started()
     say(replica, kind="status", body={"status": "offline"})
