@@ -28,7 +28,7 @@ from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
 from kosreg.registry import ADMIN, Registry
 from kosreg.service_routes import service_routes
-from kosreg.store import Store
+from kosreg.store import Store, StoreError
 from kosreg.times import now_ms
 from kosreg.versions import Versions
 
@@ -182,10 +182,13 @@ class Node:
     async def _maintain(self) -> None:
         looked = now_ms()
         while True:
-            await self._renew()
-            looked = self.sync.lapse(looked)
-            await self.auth.renew(self.data_dir / "admin.token")
-            await self.auth.purge()
+            try:
+                await self._renew()
+                looked = self.sync.lapse(looked)
+                await self.auth.renew(self.data_dir / "admin.token")
+                await self.auth.purge()
+            except (StoreError, OSError) as error:  # a full disk, say: the next round does it
+                log.warning("maintenance failed", error=str(error))
             await asyncio.sleep(MAINTENANCE)
 
     async def _renew(self) -> None:

@@ -107,7 +107,10 @@ class Filter:
             sets.append(catalog.by_owner.get(self.owners[0]))
         if self.any_tags:
             sets.append(NO_SERVICES.union(*(catalog.by_tag.get(tag) for tag in self.any_tags)))
-        return min(sets, key=lambda found: len(found)) if sets else catalog.services.values()
+        if not sets:
+            return catalog.services.values()
+        smallest = min(sets, key=len)
+        return smallest
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,9 +142,9 @@ def make(job: dict[str, Any]) -> Requests:
         elif kind == "heartbeat":
             requests = [request("POST", f"/api/services/svc-{i}/heartbeat", token) for i in ids]
         elif kind == "beats":
-            batches = [ids[at : at + 100] for at in range(0, len(ids), 100)]
+            batches = [[(n * 100 + at + j) % count for j in range(100)] for at in range(0, count, 100)]
             bodies = [json.dumps({"beats": [{"id": f"svc-{i}"} for i in batch]}).encode() for batch in batches]
-            requests = [request("POST", "/api/heartbeats", token, body) for body in bodies if len(body) > 1500]
+            requests = [request("POST", "/api/heartbeats", token, body) for body in bodies]
         elif kind == "list":
             requests = [request("GET", f"/api/services?{job['query']}", token)]
         elif kind == "bare-get":
