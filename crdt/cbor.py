@@ -13,7 +13,7 @@ beforehand costs one walk and one call of cbor2 (its canonical mode costs four t
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NoReturn
 
 import cbor2
@@ -59,7 +59,7 @@ def encode(value: object, *, uint_keys: bool = False, max_depth: int = MAX_DEPTH
     if uint_keys:
         if type(value) is not dict:
             raise CborError("not a map")
-        found = _check_pairs(value.items(), max_depth)
+        found = _uint_map(value, max_depth)
     else:
         found = _other(value, max_depth)
     if found & _UNSORTED:
@@ -88,16 +88,13 @@ def decode(data: bytes, *, uint_keys: bool = False, max_depth: int = MAX_DEPTH) 
         )
     except (cbor2.CBORError, CborError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         raise _unreadable(error) from None
-    if uint_keys:
-        pairs = list(zip(value[::2], value[1::2], strict=True))
-        found = _check_pairs(pairs, max_depth)
-    else:
-        found = _other(value, max_depth)
+    decoded = _from_list(value) if uint_keys else value
+    found = _uint_map(decoded, max_depth) if uint_keys else _other(decoded, max_depth)
     if found & _UNSORTED:
         raise CborError("map keys out of order")
-    if (cbor2.dumps(value, encoders=_SHORTEST) if found & _FLOAT else cbor2.dumps(value)) != data:
+    if _dumps(value, found) != data:
         raise CborError("not the deterministic encoding: a longer form than needed, or bytes after the end")
-    return dict(pairs) if uint_keys else value
+    return decoded
 
 
 def _as_list(data: bytes) -> bytes:
@@ -108,6 +105,8 @@ def _as_list(data: bytes) -> bytes:
     of text cannot be foreseen.
     """
     first = data[0] if data else 0
+    if 0xA0 <= first < 0xAC:
+        return bytes((2 * first - 0xC0,)) + data[1:]
     size = 1 if 0xA0 <= first <= 0xB7 else {0xB8: 2, 0xB9: 3}.get(first, 0)
     count = first - 0xA0 if size == 1 else int.from_bytes(data[1:size], "big")
     if not size or len(data) < size:
@@ -115,6 +114,17 @@ def _as_list(data: bytes) -> bytes:
     if data[:size] != _head(0xA0, count):
         raise CborError("not the deterministic encoding: a longer form than needed")
     return _head(0x80, 2 * count) + data[size:]
+
+
+def _from_list(members: list[object]) -> dict[object, object]:
+    pairs = iter(members)
+    try:
+        value = dict(zip(pairs, pairs, strict=True))
+    except TypeError:  # a list or a map
+        raise CborError("a key of the outermost map that is not an unsigned integer") from None
+    if 2 * len(value) != len(members):
+        raise CborError("Duplicate map key in the outermost map")
+    return value
 
 
 def _head(major: int, count: int) -> bytes:
@@ -213,13 +223,13 @@ def _shape(keys: tuple[object, ...]) -> int:
     return found
 
 
-def _check_pairs(pairs: Iterable[tuple[object, object]], depth: int) -> int:
-    """`_map` for the members of the outermost map where its keys are unsigned integers."""
+def _uint_map(value: dict[object, object], depth: int) -> int:
+    """`_map` for an outermost map whose keys are unsigned integers."""
     if depth <= 0:
         raise CborError("nested too deeply")
     found = 0
     before = -1
-    for key, item in pairs:
+    for key, item in value.items():
         if type(key) is not int or not 0 <= key <= INT_MAX:
             raise CborError("a key of the outermost map that is not an unsigned integer", (repr(key)[:80],))
         if key <= before:
