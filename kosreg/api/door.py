@@ -58,6 +58,7 @@ class Door:
         self._any = media.Negotiator()
         self.writer = Writer()
         self._log_second = self._logged = self._unlogged = 0
+        self._verbose = app.settings.log.level == "debug"
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """One request, from its headers to its answer. Raises only what ends the connection."""
@@ -112,7 +113,13 @@ class Door:
             response = await self._refuse(call, Problem.of("internal"), logged=True)
         finally:
             metrics.in_flight -= 1
-        meter.count(response.status, perf_counter() - started)
+        took = perf_counter() - started
+        meter.count(response.status, took)
+        if self._verbose:
+            log.debug(
+                "call answered", method=request.method, path=request.path[:256], status=response.status,
+                ms=round(took * 1000, 3),
+            )  # fmt: skip
         return response
 
     async def _upgrade(self, call: Call, prepared: _Prepared) -> web.StreamResponse:

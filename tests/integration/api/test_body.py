@@ -83,7 +83,21 @@ async def test_the_sender_of_a_large_body_sees_the_answer_and_keeps_the_connecti
     assert (await connection.told()).status == 200
 
 
-async def test_what_is_dropped_is_bounded(client: Client, connection: Bare) -> None:
+async def test_a_body_without_end_is_refused_once_it_is_too_large(
+    client: Client, connection: Bare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "DROP_SECONDS", 0.3)
+    await connection.send(head(client, Transfer_Encoding="chunked"))
+    for _ in range(5):
+        await connection.send(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+    told = await connection.told()
+    assert (told.status, told.slug, told.closed) == (413, "too-large", True)
+
+
+async def test_what_is_dropped_is_bounded_in_bytes(
+    client: Client, connection: Bare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "DROP_SECONDS", 60)
     await connection.send(head(client, Content_Length=str(10**12)))
 
     async def flood() -> None:
@@ -228,10 +242,14 @@ async def test_an_empty_body_where_one_is_needed(client: Client, probe: Probe) -
     assert (status, probe.calls[-1].raw) == (200, b"")
 
 
-async def test_a_get_with_a_body_is_answered_and_the_body_forgotten(client: Client, connection: Bare) -> None:
-    request = head(client, "/see", Content_Length="100000").replace(b"POST", b"GET", 1)
-    await connection.send(request + b"x" * 100_000)
-    assert (await connection.told()).status == 200
+async def test_a_get_with_a_body_is_answered_and_the_body_forgotten(
+    client: Client, connection: Bare, node: Node
+) -> None:
+    await connection.send(head(client, "/see", Content_Length="100000").replace(b"POST", b"GET", 1) + b"x")
+    await until(lambda: node.metrics.in_flight == 1)
+    await connection.send(b"x" * 99_999)
+    told = await connection.told()
+    assert (told.status, told.closed) == (200, False)
     await connection.send(head(client, Content_Length="2", Content_Type="application/json") + b"{}")
     assert (await connection.told()).status == 200
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 from kosreg import log
 from kosreg.api.server import Server
 from kosreg.node import Node
-from tests.harness import Client, client_of, running_node, until
+from tests.harness import Client, client_of, running_daemon, running_node, until
 from tests.integration.api.conftest import Probe, bare
 
 
@@ -260,6 +260,24 @@ async def test_a_refusal_is_logged_with_who_was_refused(client: Client) -> None:
     (line,) = map(json.loads, lines.getvalue().splitlines())
     assert (line["event"], line["slug"], line["status"], line["sub"]) == ("call refused", "out-of-scope", 403, "bob")
     assert line["request_id"] != "a\tb", "what a client sends is taken only where it is harmless"
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+async def test_plain_successes_are_logged_at_debug_alone(tmp_path: Path, level: str) -> None:
+    async with running_daemon(tmp_path / "node", KOSREG_LOG__LEVEL=level) as daemon:
+        admin = daemon.admin()
+        assert (await admin.get("/api/services?q=needle", X_Request_Id="trace-8"))[0] == 200
+        await admin.close()
+        daemon.stop()
+    events = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    told = [event for event in events if event.get("request_id") == "trace-8"]
+    if level == "info":
+        assert not told
+    else:
+        (line,) = told
+        assert (line["event"], line["level"], line["sub"]) == ("call answered", "debug", "admin")
+        assert (line["method"], line["path"], line["status"]) == ("GET", "/api/services", 200)
+        assert line["ms"] > 0
 
 
 async def test_a_flood_of_refusals_does_not_fill_the_log(client: Client) -> None:
