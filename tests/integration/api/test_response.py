@@ -78,10 +78,13 @@ async def test_it_is_what_aiohttp_would_have_sent(
     assert fields == plain_fields
 
 
-async def test_a_header_cannot_become_two() -> None:
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0"])
+async def test_a_header_cannot_become_two(end: str) -> None:
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         with pytest.raises(ValueError, match="a header cannot hold"):
-            Writer().answer(request, 200, b"{}", "application/json", {"ETag": "a\r\nSet-Cookie: b=c"})
+            Writer().answer(request, 200, b"{}", "application/json", {"ETag": f"a{end}Set-Cookie: b=c"})
+        with pytest.raises(ValueError, match="a header cannot hold"):
+            Writer().answer(request, 200, b"{}", f"text/plain{end}Set-Cookie: b=c", None)
         return plain(204, None, None, None)
 
     async with connected(answer) as connection:
