@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -27,6 +28,13 @@ NO_SERVICES: frozenset[Service] = frozenset()
 NOT_MONITORED = "not monitored"
 BEATING = "heartbeats arrive"
 FULL_TTL = "waiting for a first heartbeat"
+CHANGED_SINCE = "it has changed again since"
+
+
+@lru_cache(maxsize=65_536)
+def _shared(words: tuple[str, ...]) -> tuple[str, ...]:
+    """One object for equal words: many services have the same tags (a tuple of two costs 56 bytes, a word 60)."""
+    return tuple(map(sys.intern, words))
 
 
 class Service:
@@ -68,14 +76,15 @@ class Service:
         self.name: str = get("name", "")
         self.type: str = sys.intern(get("type", "service"))
         self.owner: str = sys.intern(get("owner", ""))
-        self.tags: tuple[str, ...] = tuple(map(sys.intern, get("tags", ())))
-        self.capabilities: tuple[str, ...] = tuple(map(sys.intern, get("capabilities", ())))
+        self.tags = _shared(tuple(get("tags", ())))
+        self.capabilities = _shared(tuple(get("capabilities", ())))
         self.ttl: int = get("ttl", DEFAULT_TTL)
         self.created: int = get("created", 0)
-        self.updated: int = get("updated", 0)
+        updated: int = get("updated", 0)
+        self.updated = self.created if updated == self.created else updated  # one object for both
         read = get("acl", {}).get("read")
-        self.readers: tuple[str, ...] | None = None if read is None else tuple(read)
-        self.head = head_of(uid, origin, cls, body)
+        self.readers: tuple[str, ...] | None = None if read is None else _shared(tuple(read))
+        self.head = head_of(uid, cls, body)
         # live, moved in place
         self.declared = "active"
         self.expired = False
@@ -120,6 +129,14 @@ class Service:
             tail = self.tail = self._tail()
         return self.head + tail
 
+    def json_while(self, status: str) -> bytes:
+        """The record as it was shown while its effective status was `status`, which it is no longer."""
+        record = orjson.loads(self.json())
+        record["status"] = status
+        liveness = {**record["liveness"], "effective": status, "reason": CHANGED_SINCE}
+        liveness.pop("since", None)
+        return orjson.dumps({**record, "liveness": liveness})
+
     def _tail(self) -> bytes:
         beat = f'"{rfc3339(self.beat_ms)}"' if self.beat_ms else "null"
         status = self.status
@@ -128,7 +145,7 @@ class Service:
         if self.since:
             more += f',"since":"{rfc3339(self.since)}"'
         return (
-            f',"heartbeat":{beat},"status":"{status}","liveness":{{"declared":"{self.declared}",'
+            f',"origin":"{self.origin}","klp":"klp://{self.uid}","heartbeat":{beat},"status":"{status}","liveness":{{"declared":"{self.declared}",'
             f'"effective":"{status}","heartbeat":{beat},"reason":{why}{more}}}}}'
         ).encode()
 
@@ -180,7 +197,6 @@ class Catalog:
         self.services: dict[str, Service] = {}
         self.journal = Journal()
         self.by_tag = Index()
-        self.by_type = Index()
         self.by_owner = Index()
         self.by_capability = Index()
 
@@ -199,7 +215,6 @@ class Catalog:
             self.by_tag.add(tag, service)
         for capability in service.capabilities:
             self.by_capability.add(capability, service)
-        self.by_type.add(service.type, service)
         self.by_owner.add(service.owner, service)
 
     def _unindex(self, service: Service) -> None:
@@ -207,7 +222,6 @@ class Catalog:
             self.by_tag.discard(tag, service)
         for capability in service.capabilities:
             self.by_capability.discard(capability, service)
-        self.by_type.discard(service.type, service)
         self.by_owner.discard(service.owner, service)
 
     def load(self, service: Service) -> None:

@@ -71,7 +71,7 @@ class Filter:
     words: tuple[str, ...] = ()  # each must begin a word of name, description or tags
 
     def matches(self, service: Service, status: str) -> bool:
-        """Whether `service`, its effective status being `status`, is asked for."""
+        """Whether `service`, its effective status being `status` ("": not known), is asked for."""
         if self.tags and not all(tag in service.tags for tag in self.tags):
             return False
         if self.any_tags and not any(tag in service.tags for tag in self.any_tags):
@@ -80,7 +80,7 @@ class Filter:
             return False
         if self.owners and service.owner not in self.owners:
             return False
-        if self.statuses and status not in self.statuses:
+        if self.statuses and status and status not in self.statuses:
             return False
         if self.visibilities and NAME_OF[service.cls] not in self.visibilities:
             return False
@@ -98,19 +98,18 @@ class Filter:
         return all(any(word.startswith(asked) for word in found) for asked in self.words)
 
     def candidates(self, catalog: Catalog) -> Iterable[Service]:
-        """A superset of what matches, as small as the indexes give it."""
+        """A superset of what matches, as small as the indexes give it. (There are six types: an index of them would
+        leave as much to look at as it costs.)"""
         sets: list[set[Service] | frozenset[Service]] = [catalog.by_tag.get(tag) for tag in self.tags]
         sets += [catalog.by_capability.get(word) for word in self.capabilities]
-        if len(self.types) == 1:
-            sets.append(catalog.by_type.get(self.types[0]))
         if len(self.owners) == 1:
             sets.append(catalog.by_owner.get(self.owners[0]))
         if self.any_tags:
             sets.append(NO_SERVICES.union(*(catalog.by_tag.get(tag) for tag in self.any_tags)))
         if not sets:
             return catalog.services.values()
-        smallest = min(sets, key=len)
-        return smallest
+        sets.sort(key=len)
+        return sets[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,8 +113,8 @@ def proof_text(proof: bytes) -> str:
     return base64.urlsafe_b64encode(proof).rstrip(b"=").decode()
 
 
-def shown(uid: str, origin: str, cls: Class, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as an answer shows it, without its live fields (`heartbeat`, `status`, `liveness`)."""
+def said(uid: str, cls: Class, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What the record itself says, as an answer shows it: without where it comes from and how it lives."""
     get = body.get
     out: dict[str, Any] = {
         "id": uid,
@@ -146,13 +146,16 @@ def shown(uid: str, origin: str, cls: Class, body: Mapping[str, Any]) -> dict[st
             out[name] = body[name]
     if "owner_proof" in body:
         out["owner_proof"] = proof_text(body["owner_proof"])
-    out["origin"] = origin
-    out["klp"] = f"klp://{uid}"
     out["created"] = rfc3339(get("created", 0))
     out["updated"] = rfc3339(get("updated", 0))
     return out
 
 
-def head_of(uid: str, origin: str, cls: Class, body: Mapping[str, Any]) -> bytes:
-    """`shown` as JSON bytes without the closing brace: the live tail follows."""
-    return orjson.dumps(shown(uid, origin, cls, body))[:-1]
+def shown(uid: str, origin: str, cls: Class, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as an answer shows it, without its live fields (`heartbeat`, `status`, `liveness`)."""
+    return said(uid, cls, body) | {"origin": origin, "klp": f"klp://{uid}"}
+
+
+def head_of(uid: str, cls: Class, body: Mapping[str, Any]) -> bytes:
+    """`said` as JSON bytes without the closing brace: what is alike in all records, and what lives, follows."""
+    return orjson.dumps(said(uid, cls, body))[:-1]

@@ -36,8 +36,8 @@ def test_the_body_is_in_the_order_of_its_encoding() -> None:
 
 def test_a_record_that_was_read_can_be_sent_back_and_is_the_same() -> None:
     body = body_of(parse_record(orjson.dumps(FULL)), "bob")
-    head = orjson.loads(head_of("full", "did:key:z6Mk", Class.PUBLIC, dated(body, 1, 2)) + b"}")
-    assert set(head) | {"heartbeat", "status", "liveness"} == set(FIELDS)
+    head = orjson.loads(head_of("full", Class.PUBLIC, dated(body, 1, 2)) + b"}")
+    assert set(head) | {"origin", "klp", "heartbeat", "status", "liveness"} == set(FIELDS)
     again = body_of(parse_record(orjson.dumps(head)), "bob")
     assert again == body
 
@@ -47,7 +47,7 @@ def test_defaults_are_left_out_and_shown() -> None:
               "acl": {}, "endpoints": []}  # fmt: skip
     body = body_of(parse_record(orjson.dumps(record)), "bob")
     assert body == {"name": "n", "type": "tool", "owner": "bob"}
-    shown = orjson.loads(head_of("i", "did:key:z", Class.INTERNAL, dated(body, 1, 2)) + b"}")
+    shown = orjson.loads(head_of("i", Class.INTERNAL, dated(body, 1, 2)) + b"}")
     assert (shown["ttl"], shown["weight"], shown["auth"], shown["tags"]) == (30, 1, {"type": "none"}, [])
     assert "url" not in shown
 
