@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+LICENCES := MIT;Apache;BSD;MPL;Mozilla Public;PSF;Python Software Foundation;ISC
 
 .PHONY: help run demo test lint bench install dev lock clean
 help:           ## list the targets
@@ -29,12 +30,13 @@ demo: install           ## the whole story in a minute
 test: dev               ## all tests (see CONTRIBUTING.md for the long ones)
 	$(BIN)/pytest
 
-lint: dev               ## ruff, mypy --strict, the import rules, unused dependencies
+lint: dev               ## ruff, mypy --strict, the import rules, dependencies and their licences
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/pip-licenses --from=mixed --partial-match --allow-only='$(LICENCES)' >/dev/null
 
 bench: dev              ## our speed beside a bare aiohttp handler, as a table of ratios
 	$(BIN)/python -m tests.bench.node
