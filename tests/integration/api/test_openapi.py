@@ -126,6 +126,7 @@ def test_what_a_route_says_decides_its_problems() -> None:
     assert {KINDS[slug].status for slug in problems_of(full)} == {
         400, 401, 403, 406, 408, 409, 413, 415, 429, 500
     }  # fmt: skip
+    assert {"out-of-scope", "unauthenticated", "rate-limited", "conflict"} <= set(problems_of(full))
     assert "not-acceptable" not in problems_of(Route("DELETE", "/", handler, replies={204: None}))
     assert "not-acceptable" not in problems_of(Route("GET", "/", handler, produces=None))
 

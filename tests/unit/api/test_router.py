@@ -42,6 +42,7 @@ def router() -> Router[R]:
         ("GET", "/api/services/register", "/api/services/{id}", {"id": "register"}),
         ("HEAD", "/api/services/a", "/api/services/{id}", {"id": "a"}),
         ("HEAD", "/docs", "/docs", {}),
+        ("HEAD", "/api/services/%41%2F", "/api/services/{id}", {"id": "A/"}),
         ("GET", "/api/nodes/kind%3Adid%3Aa%2Fb%2B%3D%23ed25519/jwks.json", "/api/nodes/{did}/jwks.json",
          {"did": "kind:did:a/b+=#ed25519"}),
         ("GET", "/api/services/%41", "/api/services/{id}", {"id": "A"}),
