@@ -141,7 +141,7 @@ def make(job: dict[str, Any]) -> Requests:
             requests = [request("GET", f"/api/services/svc-{i}", token) for i in ids]
         elif kind == "heartbeat":
             requests = [request("POST", f"/api/services/svc-{i}/heartbeat", token) for i in ids]
-        elif kind == "beats":
+        elif kind == "beats" or (kind == "list" and n == 0):  # one client beats while the others list
             batches = [[(n * 100 + at + j) % count for j in range(100)] for at in range(0, count, 100)]
             bodies = [json.dumps({"beats": [{"id": f"svc-{i}"} for i in batch]}).encode() for batch in batches]
             requests = [request("POST", "/api/heartbeats", token, body) for body in bodies]
