@@ -229,20 +229,23 @@ def _parse_key_file(content: bytes) -> NodeKey:
     if len(seeds) != 1 or len(dids) != 1:
         raise ValueError(f"it must hold one line that begins with {_SEED_LINE} and one with {_DID_KEY}")
     try:
-        seed = base64.b64decode(
-            seeds[0].replace("-", "+").replace("_", "/") + "=" * (-len(seeds[0]) % 4), validate=True
-        )
+        seed = base64.b64decode(seeds[0] + "=" * (-len(seeds[0]) % 4), altchars=b"-_", validate=True)
         key = NodeKey(seed)
     except ValueError:
         raise ValueError("the seed is not 32 bytes in base64url") from None
+    if _b64url(seed) != seeds[0]:  # the last letter has two bits that say nothing
+        raise ValueError("the seed is not in the one spelling of base64url")
     if key.did != dids[0]:
         raise ValueError("seed and DID do not belong together")
     return key
 
 
+def _b64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
 def _write(path: Path, key: NodeKey, what: str) -> None:
-    seed = base64.urlsafe_b64encode(key.seed).decode().rstrip("=")
-    text = f"# SECRET: {what}. Keep a backup, show it to nobody.\n{key.did}\n{_SEED_LINE}{seed}\n"
+    text = f"# SECRET: {what}. Keep a backup, show it to nobody.\n{key.did}\n{_SEED_LINE}{_b64url(key.seed)}\n"
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
         try:

@@ -198,9 +198,11 @@ def test_a_changed_letter_of_the_seed_is_noticed(tmp_path: Path) -> None:
     text = path.read_text()
     start = text.index("ed25519-seed:") + 13
     for place in range(start, start + 43):
-        path.write_text(text[:place] + ("B" if text[place] == "A" else "A") + text[place + 1 :])
-        with pytest.raises(KeyFileError):
-            load_or_create(tmp_path)
+        for letter in "AB":  # the last letter of the seed has bits that do not count: even those are looked at
+            if letter != text[place]:
+                path.write_text(text[:place] + letter + text[place + 1 :])
+                with pytest.raises(KeyFileError):
+                    load_or_create(tmp_path)
 
 
 def test_a_lost_next_key_is_not_replaced(tmp_path: Path) -> None:

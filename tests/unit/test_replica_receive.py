@@ -124,6 +124,11 @@ def test_foreign_stamps_do_not_move_ours() -> None:
     assert entry.stamp == NOW << 16
 
 
+def test_foreign_stamps_do_not_move_ours_at_a_start_either() -> None:
+    (entry,), _ = say(started(entries=[foreign(stamp=2**64 - 1)]))
+    assert entry.stamp == NOW << 16
+
+
 def test_what_lapsed_a_moment_ago_is_held_and_not_shown() -> None:
     replica, entry = started(), foreign(valid_until=NOW)
     (persist,) = replica.receive(entry.raw, NOW)
