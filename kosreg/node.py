@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -19,6 +19,7 @@ from federation.identity import NodeKey, load_or_create
 from federation.replica import Replica
 from kosreg import __version__
 from kosreg.api.metrics import Metrics
+from kosreg.api.node import Closable
 from kosreg.api.server import Server
 from kosreg.api.system_routes import system_routes
 from kosreg.auth import Auth, Limits
@@ -37,14 +38,6 @@ RENEW_SLICE = 200  # entries renewed between two turns of the loop
 CLEAN = "clean"  # meta: whether the last run ended in order
 
 log = structlog.get_logger("kosreg.node")
-
-
-class Closable(Protocol):
-    """A WebSocket session, as the node sees it."""
-
-    caller: Any
-
-    def end(self, code: int, reason: str) -> None: ...
 
 
 class Node:

@@ -1,5 +1,58 @@
-"""The name by which the API knows the node. For type checkers alone: `kosreg.node` imports the API, not the reverse."""
+"""What the API needs of a node: the seam to `kosreg.node`, which makes the real one and knows the API."""
 
-from kosreg.node import Node
+from __future__ import annotations
 
-__all__ = ["Node"]
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from federation.identity import NodeKey
+    from kosreg.api.metrics import Metrics
+    from kosreg.auth import Auth, Caller, Limits
+    from kosreg.catalog import Catalog
+    from kosreg.liveness import Liveness
+    from kosreg.registry import Registry
+    from kosreg.settings import Settings
+    from kosreg.store import Store
+
+
+class Closable(Protocol):
+    """A WebSocket session, as the node sees it."""
+
+    caller: Caller | None
+
+    def end(self, code: int, reason: str) -> None:
+        """Close it with this code."""
+
+
+class Served(Protocol):
+    """Where the API is, and its description."""
+
+    url: str
+
+    @property
+    def openapi(self) -> bytes:
+        """The OpenAPI document, as JSON."""
+
+
+class Node(Protocol):
+    """The parts of a running node that routes use."""
+
+    settings: Settings
+    key: NodeKey
+    did: str
+    name: str
+    version: str
+    started_ms: int
+    ready: bool
+    auth: Auth
+    limits: Limits
+    catalog: Catalog
+    registry: Registry
+    liveness: Liveness
+    store: Store
+    metrics: Metrics
+    sockets: set[Closable]
+
+    @property
+    def server(self) -> Served:
+        """The server that these routes are on."""
