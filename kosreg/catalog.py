@@ -1,157 +1,16 @@
-"""The queryable view: every service that this node shows, with indexes, in memory.
-
-A `Service` is one record as it is now. Its `head` (JSON bytes of all that the record says) is made once when the
-record changes; its live fields move in place with each heartbeat, and the JSON tail that shows them is made when
-somebody looks. A changed record is a new `Service`, so that what a change replaced can still be read from the
-journal.
+"""The queryable view: every service that this node shows, with indexes and the journal of changes, in memory.
 
 The catalog knows no tokens: who may see what is decided in `registry`. It has no I/O and no clock.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterator
 
-import orjson
-
-from crdt.entry import Class
 from kosreg.journal import Change, Event, Journal
-from kosreg.record import head_of
-from kosreg.schemas.service_schema import DEFAULT_TTL
-from kosreg.times import rfc3339
+from kosreg.service import Service
 
 NO_SERVICES: frozenset[Service] = frozenset()
-
-NOT_MONITORED = "not monitored"
-BEATING = "heartbeats arrive"
-FULL_TTL = "waiting for a first heartbeat"
-CHANGED_SINCE = "it has changed again since"
-
-
-@lru_cache(maxsize=65_536)
-def _shared(words: tuple[str, ...]) -> tuple[str, ...]:
-    """One object for equal words: many services have the same tags (a tuple of two costs 56 bytes, a word 60)."""
-    return tuple(map(sys.intern, words))
-
-
-class Service:
-    """One record, shown. Slots only: 100,000 of them live in memory."""
-
-    __slots__ = (
-        "beat_ms",
-        "beat_s",
-        "bucket",
-        "capabilities",
-        "cls",
-        "created",
-        "declared",
-        "digest",
-        "expired",
-        "head",
-        "load",
-        "name",
-        "origin",
-        "owner",
-        "readers",
-        "reason",
-        "seq",
-        "since",
-        "tags",
-        "tail",
-        "ttl",
-        "type",
-        "uid",
-        "updated",
-    )
-
-    def __init__(self, uid: str, origin: str, cls: Class, body: Mapping[str, Any], seq: int = 0) -> None:
-        get = body.get
-        self.uid = uid
-        self.origin = origin
-        self.cls = cls
-        self.seq = seq
-        self.name: str = get("name", "")
-        self.type: str = sys.intern(get("type", "service"))
-        self.owner: str = sys.intern(get("owner", ""))
-        self.tags = _shared(tuple(get("tags", ())))
-        self.capabilities = _shared(tuple(get("capabilities", ())))
-        self.ttl: int = get("ttl", DEFAULT_TTL)
-        self.created: int = get("created", 0)
-        updated: int = get("updated", 0)
-        self.updated = self.created if updated == self.created else updated  # one object for both
-        read = get("acl", {}).get("read")
-        self.readers: tuple[str, ...] | None = None if read is None else _shared(tuple(read))
-        self.head = head_of(uid, cls, body)
-        # live, moved in place
-        self.declared = "active"
-        self.expired = False
-        self.reason: str | None = None  # as declared or found, while not simply active
-        self.since = 0  # ms; since when it is not simply active
-        self.beat_ms = 0  # wall clock of the last heartbeat, 0: none since the node started
-        self.beat_s = 0.0  # the same by the monotonic clock, or when its ttl began
-        self.load: float | None = None
-        self.bucket = 0  # where the liveness wheel looks at it next, 0: nowhere
-        self.tail: bytes | None = None  # made when shown, dropped when something moves
-        self.digest: bytes | None = None  # of the request that wrote exactly this record
-
-    @property
-    def status(self) -> str:
-        """The effective status."""
-        return "offline" if self.expired else self.declared
-
-    @property
-    def why(self) -> str:
-        """The reason for the effective status, in words."""
-        if self.reason is not None:
-            return self.reason
-        if self.ttl == 0:
-            return NOT_MONITORED
-        return BEATING if self.beat_ms else FULL_TTL
-
-    def live_from(self, other: Service) -> None:
-        """Take over the live fields of the record that this one replaces."""
-        self.declared = other.declared
-        self.expired = other.expired
-        self.reason = other.reason
-        self.since = other.since
-        self.beat_ms = other.beat_ms
-        self.beat_s = other.beat_s
-        self.load = other.load
-        self.bucket = other.bucket
-
-    def json(self) -> bytes:
-        """The whole record as an answer shows it."""
-        tail = self.tail
-        if tail is None:
-            tail = self.tail = self._tail()
-        return self.head + tail
-
-    def json_while(self, status: str) -> bytes:
-        """The record as it was shown while its effective status was `status`, which it is no longer."""
-        record = orjson.loads(self.json())
-        record["status"] = status
-        liveness = {**record["liveness"], "effective": status, "reason": CHANGED_SINCE}
-        liveness.pop("since", None)
-        return orjson.dumps({**record, "liveness": liveness})
-
-    def _tail(self) -> bytes:
-        beat = f'"{rfc3339(self.beat_ms)}"' if self.beat_ms else "null"
-        status = self.status
-        why = orjson.dumps(self.why).decode() if self.reason is not None else f'"{self.why}"'
-        more = "" if self.load is None else f',"load":{self.load}'
-        if self.since:
-            more += f',"since":"{rfc3339(self.since)}"'
-        return (
-            f',"origin":"{self.origin}","klp":"klp://{self.uid}","heartbeat":{beat},"status":"{status}","liveness":{{"declared":"{self.declared}",'
-            f'"effective":"{status}","heartbeat":{beat},"reason":{why}{more}}}}}'
-        ).encode()
-
-    def value(self, name: str) -> Any:
-        """A top-level field of the shown record by its name, None where absent."""
-        return orjson.loads(self.json()).get(name)
 
 
 class Index:

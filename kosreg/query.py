@@ -22,10 +22,11 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from kosreg.catalog import NO_SERVICES, Catalog, Service
+from kosreg.catalog import NO_SERVICES, Catalog
 from kosreg.problems import Problem
 from kosreg.record import NAME_OF
 from kosreg.schemas import service_schema as schema
+from kosreg.service import Service
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100

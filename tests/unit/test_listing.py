@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kosreg.catalog import Catalog, Service
+from kosreg.catalog import Catalog
 from kosreg.listing import Listing, Listings, plain_key
 from kosreg.query import Filter, Query, make_cursor, parse_query, parse_text
+from kosreg.service import Service
 
 TAGS = ["a", "b", "c"]
 

@@ -7,8 +7,9 @@ import itertools
 
 import pytest
 
-from kosreg.catalog import Catalog, Service
+from kosreg.catalog import Catalog
 from kosreg.liveness import STATUS_INTERVAL, Liveness, restore, status_body
+from kosreg.service import Service
 
 DAY = 24 * 3600.0
 
