@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,7 +55,11 @@ def run(
     ] = None,
     federation: Annotated[
         str | None,
-        typer.Option(metavar="HOST:PORT|off", show_default=False, help="Where other nodes reach it (0.0.0.0:7481)."),
+        typer.Option(
+            metavar="HOST:PORT|off",
+            show_default=False,
+            help="Where other nodes will reach it (0.0.0.0:7481). Not used in this release.",
+        ),
     ] = None,
 ) -> None:
     """Runs a node until Ctrl-C. Makes its keys and its store at the first start."""
@@ -108,8 +114,8 @@ def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
 
 
 def banner(running: Mapping[str, Any], directory: Path) -> str:
-    """What a person wants to know who has just started a node."""
-    where = shlex.quote(str(directory))
+    """What a person wants to know who has just started a node: commands that work as they stand in any terminal."""
+    kosreg, where = called(), shlex.quote(str(directory))
     return "\n".join(
         (
             f"kosreg {running['version']} is running: {running['name']}",
@@ -117,8 +123,18 @@ def banner(running: Mapping[str, Any], directory: Path) -> str:
             f"  API   {running['api']}",
             f"  data  {directory}",
             "Try next, in another terminal:",
-            f"  kosreg status --data-dir {where}",
-            f"  kosreg services register --data-dir {where} --name Echo --type agent --url http://127.0.0.1:9000",
-            f"  kosreg services watch --data-dir {where}",
+            f"  {kosreg} status --data-dir {where}",
+            f"  {kosreg} services register --data-dir {where} --name Echo --type agent --url http://127.0.0.1:9000",
+            f"  {kosreg} services watch --data-dir {where}",
         )
     )
+
+
+def called() -> str:
+    """How this command is called from another terminal: by its path where PATH does not lead to it, as after
+    `make run`, which starts the one of the virtual environment."""
+    own = Path(sys.argv[0])
+    found = shutil.which("kosreg")
+    if own.name != "kosreg" or not own.exists() or (found is not None and own.samefile(found)):
+        return "kosreg"
+    return shlex.quote(str(own.absolute()))
