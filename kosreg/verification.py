@@ -62,7 +62,9 @@ class Verifier:
         except ValueError:
             valid_until = 0
         verdict = self._verdict("jose", opened.signature, opened.key, valid_until, max_life_ms("service"), now_ms)
-        verdict["scope"] = verdict["scope"] and record.get("origin") == opened.did
+        if record.get("origin") != opened.did:
+            verdict["scope"] = verdict["valid"] = False
+            verdict["reasons"].append("it names another origin than the one that signed it")
         uid = record.get("id")
         held = self._held(uid, now_ms) if opened.key == self.replica.origin and isinstance(uid, str) else None
         verdict |= {

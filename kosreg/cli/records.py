@@ -12,6 +12,8 @@ from kosreg.cli.show import ago, get, local_time, pairs, styled, table
 Record = Mapping[str, Any]
 
 _TIMES = ("created", "updated", "heartbeat")
+JUDGED = ("signature", "trust", "scope", "age", "valid")
+"""What holds of a signed record or does not; the other answers are only yes or no."""
 
 
 def show_list(services: Sequence[Record], fields: Sequence[str] | None = None) -> None:
@@ -91,7 +93,7 @@ def show_verdict(verdict: Record) -> None:
     """What holds of a signed record and what does not."""
     rows: list[tuple[str, object]] = []
     for name, value in verdict.items():
-        if isinstance(value, bool):
+        if name in JUDGED:
             rows.append((name, Text("holds", style="green") if value else Text("does not hold", style="bold red")))
         elif isinstance(value, Mapping):
             rows += _flat(value, f"{name}.")
