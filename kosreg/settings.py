@@ -1,7 +1,7 @@
 """What can be set, with unit, default and trade-off: one frozen typed object, made once by `kosreg.config.load`.
 
 Each table is a class, each setting a field made by `_set`, whose text is what the documentation shows (`describe`). A
-setting that is not here does not exist; one that nobody reads has no place here.
+setting that is not here does not exist. One that no code uses yet says so (`LATER`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from kosreg.setting_types import (
 )
 
 DAY: Final = 86_400
+LATER: Final = "Not used in this release."
+"""Of what is read and checked already, so that a file of settings stays good, and waits for the code that uses it."""
 
 
 def _set(default: Any, text: str, *, unit: str = "", trade: str = "", shown: str | None = None, **bounds: Any) -> Any:
@@ -101,22 +103,22 @@ class ApiSettings(_Table):
 
 
 class FederationSettings(_Table):
-    """Where other nodes reach this one."""
+    """Where other nodes reach this one. Read and checked, and not used yet: this release is a single node."""
 
     listen: WhereOrOff = _set(
         Listen("tcp", "0.0.0.0", 7481),  # noqa: S104  (peers are authenticated by their keys)
-        "Where the node listens for its peers: HOST:PORT, or off.",
+        f"Where the node listens for its peers: HOST:PORT, or off. {LATER}",
         trade="Off: this node can still dial others, but none can dial it.",
     )
     advertise: Addresses = _set(
         (),
-        "The addresses, as HOST:PORT, that others are told to dial; empty: those of the machine.",
+        f"The addresses, as HOST:PORT, that others are told to dial; empty: those of the machine. {LATER}",
         trade="Needed behind NAT or a port forwarding.",
         max_length=4,
     )
     mdns: bool = _set(
         True,
-        "Look for other nodes on the local network, and be found there.",
+        f"Look for other nodes on the local network, and be found there. {LATER}",
         trade="Shows the node's name and key to everybody on that network. Found is never trusted.",
     )
 
@@ -134,9 +136,11 @@ class StoreSettings(_Table):
 
 
 class CacheSettings(_Table):
-    """An optional Redis for live status."""
+    """An optional Redis for live status. Read and checked, and not used yet."""
 
-    url: CacheUrl = _set("", "A Redis that is told the live status: redis://HOST:PORT/0.", shown="none", repr=False)
+    url: CacheUrl = _set(
+        "", f"A Redis that is told the live status: redis://HOST:PORT/0. {LATER}", shown="none", repr=False
+    )
 
 
 class LivenessSettings(_Table):
