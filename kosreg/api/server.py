@@ -119,7 +119,7 @@ class Server:
         if error.errno == errno.EADDRINUSE:
             return (
                 f"port {port} is in use on {self.listen.host}, perhaps by another node. Stop that one, "
-                f"or choose another port: --api {Listen('tcp', self.listen.host, port + 1 if port < 65_535 else 0)}"
+                f"or choose another port: --api {Listen('tcp', self.listen.host, port + 10 if port < 65_526 else 0)}"
             )
         if error.errno == errno.EADDRNOTAVAIL:
             return f"api.listen = {where}: this machine has no such address. `ip address` shows those that it has"

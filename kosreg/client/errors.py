@@ -61,6 +61,7 @@ CLOSE_CODES: Mapping[int, str] = {
     1001: "the node is going away",
     1006: "the connection was lost",
     1012: "the node is restarting",
+    1013: "the token's subject has too many WebSockets open",
     4401: "the token is not valid, has expired, or was revoked",
     4403: "the token's scopes do not allow this",
     4408: "the token came too late",
