@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12
 
 from kosreg.problems import Problem
+from kosreg.schemas.meanings import explain_fields
 
 T = TypeVar("T")
 
@@ -28,13 +29,11 @@ DEFAULT_WEIGHT = 1
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 _URL_PATTERN = (
-r"^(?i:(?:https?|wss?)://[^\s/?#@\\]+|klp://[^\s/?#\\]+)(?:[/?#]\S*)?$"  # no credentials: they belong in auth.token
+    r"^(?i:(?:https?|wss?)://[^\s/?#@\\]+|klp://[^\s/?#\\]+)(?:[/?#]\S*)?$"  # no credentials: they belong in auth.token
 )
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
-ServiceId = Annotated[
-    str, StringConstraints(pattern=ID_PATTERN), Field(description="Unique name of the service at its node.")
-]
+ServiceId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 ServiceType = Literal["agent", "tool", "service", "api", "device", "node"]
 Protocol = Literal["http", "https", "ws", "klp"]
 AuthType = Literal["none", "api_key", "jwt", "oauth"]
@@ -71,7 +70,7 @@ class Acl(TypedDict, total=False):
     call: Annotated[list[Term], Field(max_length=256)] | None
 
 
-@with_config(ConfigDict(extra="forbid", title="ServiceIn"))
+@with_config(ConfigDict(extra="forbid", title="ServiceIn", json_schema_extra=explain_fields))
 class ServiceIn(TypedDict):
     """A record as a client sends it. `name` and `type` are required; null means absent."""
 
@@ -90,7 +89,7 @@ class ServiceIn(TypedDict):
     description: NotRequired[Annotated[str, StringConstraints(max_length=8192)] | None]
     capabilities: NotRequired[Words | None]
     roles: NotRequired[Words | None]
-    ttl: NotRequired[Annotated[int, Field(ge=0, le=MAX_TTL, description="Seconds; 0: nobody beats.")] | None]
+    ttl: NotRequired[Annotated[int, Field(ge=0, le=MAX_TTL)] | None]
     depends_on: NotRequired[Annotated[list[ServiceId], Field(max_length=256)] | None]
     region: NotRequired[Annotated[str, StringConstraints(max_length=128, pattern=_PRINTABLE)] | None]
     weight: NotRequired[Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] | None]
@@ -124,6 +123,7 @@ class AuthOut(TypedDict):
     type: AuthType
 
 
+@with_config(ConfigDict(json_schema_extra=explain_fields))
 class ServiceOut(TypedDict):
     """A record as the API shows it."""
 
@@ -149,7 +149,7 @@ class ServiceOut(TypedDict):
     acl: NotRequired[Acl]
     cards: NotRequired[Json]
     owner_proof: NotRequired[str]
-    origin: Annotated[str, Field(description="did:key of the node that signed the record.")]
+    origin: str
     klp: str
     created: str
     updated: str
