@@ -166,7 +166,7 @@ def test_the_doctor_looks_at_a_node_that_is_down(stopped: Node) -> None:
 
 
 def test_the_doctor_of_an_empty_place_says_to_start_the_node(node: Node, tmp_path: Path) -> None:
-    free = {"KOSREG_API__LISTEN": "127.0.0.1:0", "KOSREG_FEDERATION__LISTEN": "off"}  # the usual ports may be taken here
+    free = {"KOSREG_API__LISTEN": "127.0.0.1:0", "KOSREG_FEDERATION__LISTEN": "off"}  # the usual ports may be in use
     report = json.loads(node.run("doctor", "--data-dir", str(tmp_path / "none"), "--json", env=free).stdout)
     assert "kosreg run" in report["next"]
     assert not (tmp_path / "none").exists()
