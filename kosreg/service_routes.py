@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from kosreg.api import media
 from kosreg.api.http import Answer, Call, Reply, Route
 from kosreg.problems import Problem
-from kosreg.query import MAX_LIMIT, MAX_WAIT, Query, parse_text
+from kosreg.query import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT, Query, parse_text
 from kosreg.schemas.service_schema import (
     BEAT,
     BEATS,
@@ -101,18 +101,18 @@ class VerdictOut(TypedDict):
 
 
 class ListQuery(TypedDict, total=False):
-    """The query of a list; tag, any_tag, capability and the like may be repeated."""
+    """The query of a list. Lists may be repeated."""
 
-    tag: Annotated[list[str], Field(description="All of them.")]
-    any_tag: Annotated[list[str], Field(description="Any of them.")]
-    type: list[ServiceType]
-    owner: list[str]
-    status: Annotated[list[Status], Field(description="The effective status.")]
-    visibility: list[Visibility]
-    origin: list[str]
-    capability: Annotated[list[str], Field(description="All of them.")]
-    q: Annotated[str, Field(description="Words that begin words of name, description or tags; all of them.")]
-    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)]
+    tag: Annotated[list[str], Field(description="Has all of these tags.")]
+    any_tag: Annotated[list[str], Field(description="Has at least one of these tags.")]
+    type: Annotated[list[ServiceType], Field(description="Is one of these.")]
+    owner: Annotated[list[str], Field(description="Belongs to one of these.")]
+    status: Annotated[list[Status], Field(description="Its effective status is one of these.")]
+    visibility: Annotated[list[Visibility], Field(description="Has one of these.")]
+    origin: Annotated[list[str], Field(description="Was signed by one of these nodes (DID).")]
+    capability: Annotated[list[str], Field(description="Has all of these capabilities.")]
+    q: Annotated[list[str], Field(description="Each word begins a word of its name, description or tags, in any case.")]
+    limit: Annotated[int, Field(ge=1, le=MAX_LIMIT, description=f"Services a page; {DEFAULT_LIMIT} when absent.")]
     cursor: Annotated[str, Field(description="next_cursor of the page before.")]
     sort: Annotated[str, Field(description="Comma list of fields, - for descending; by id when absent.")]
     fields: Annotated[str, Field(description="Comma list of fields to show; all when absent.")]

@@ -190,7 +190,7 @@ READ_ONLY = ("origin", "klp", "created", "updated", "liveness", "heartbeat")
 FIELDS = tuple(ServiceOut.__annotations__)
 WRITABLE = tuple(name for name in ServiceIn.__annotations__ if name not in READ_ONLY)
 
-_PATTERN_TEXTS = {
+PATTERN_TEXTS = {
     "id": "must be 1 to 128 characters: letters, digits and . _ : - , the first a letter or digit",
     "depends_on": "must be a service id: letters, digits and . _ : - , at most 128 characters",
     "url": "must be an http, https, ws, wss or klp address without spaces or credentials (a secret goes in auth.token)",
@@ -216,7 +216,7 @@ def _detail(error: ErrorDetails, loc: tuple[str | int, ...]) -> str:
         return "is not known here: data of your own goes under metadata"
     if kind == "string_pattern_mismatch":
         field = next((str(part) for part in reversed(loc) if isinstance(part, str)), "")
-        return _PATTERN_TEXTS.get(field, "must not hold control characters")
+        return PATTERN_TEXTS.get(field, "must not hold control characters")
     if kind == "missing":
         return "is required"
     text = re.sub(r"^(Input|String|List|Value)\b", "", error["msg"]).strip()
