@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from kosreg.catalog import Service
+from kosreg.service import Service
 
 Event = Literal["registered", "updated", "deregistered", "offline", "degraded", "active"]
 
@@ -28,7 +27,8 @@ PULSE_PER_WAITER = 0.00005  # s more for each follower: a thousand of them are w
 @dataclass(frozen=True, slots=True)
 class Change:
     """One step of one service. `before` or `after` is None where there was or is none; `told_before` and
-    `told_after` are the effective status on either side. `before_known` is False for what a restart has forgotten."""
+    `told_after` are the effective status on either side ("" of what is there: not known). `before_known` is False for
+    what a restart has forgotten; what it remembers as `before` was shown since the number `before_since`."""
 
     seq: int
     at: int  # ms since 1970
@@ -39,6 +39,11 @@ class Change:
     told_before: str
     told_after: str
     before_known: bool = True
+    before_since: int = 0
+
+    def knows_before(self, seq: int) -> bool:
+        """Whether `before` is what was shown at the number `seq`, as far as this change can tell."""
+        return self.before_known and seq >= self.before_since
 
 
 class Journal:
@@ -49,6 +54,7 @@ class Journal:
         self._kept = kept
         self.head = head  # the seq of the newest change
         self.floor = head  # what came after this seq is here
+        self.lost: list[range] = []  # numbers of what crashes took back: nobody can go on from them
         self._waiters: set[asyncio.Future[None]] = set()
         self._pulse: asyncio.TimerHandle | None = None
 
@@ -74,10 +80,10 @@ class Journal:
         return self.head + 1
 
     def since(self, seq: int) -> list[Change] | None:
-        """The changes after `seq`, oldest first; None where some of them are no longer kept."""
+        """The changes after `seq`, oldest first; None where some of them are not known (any more)."""
         if seq >= self.head:
             return []
-        if seq < self.floor:
+        if seq < self.floor or any(seq in numbers for numbers in self.lost):
             return None
         newest_first = []
         for change in reversed(self._changes):  # followers are nearly always close behind

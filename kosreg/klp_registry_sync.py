@@ -17,19 +17,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import orjson
 import structlog
 
-from crdt.entry import Entry
+from crdt.entry import Entry, EntryError
 from federation.cose import decode_entry, fact_of
 from federation.identity import did_of
 from federation.replica import Alert, Persist, Replica, Statement
-from kosreg.catalog import Catalog, Service
+from kosreg.catalog import Catalog
 from kosreg.journal import KEPT, Change, Event
 from kosreg.liveness import restore, status_body
+from kosreg.service import Service
 from kosreg.store import Batch, Row, Store, StoredEntry, StoreError
 
 SPARE = 4  # numbers kept free behind a batch, for the changes of status that its arrival brings
-UNSURE_MS = 10_000  # a status that changed this long before a crash may have changed again without an entry
+GONE = 0.005  # s between two looks at a write that nobody waits for any more
+UNSURE_MS = 12_000  # a status whose entry is no older at a crash may have changed again without one (STATUS_INTERVAL)
+LOST = "lost"  # meta: pairs of numbers, see `RegistrySync._lost`
+MAX_LOST = 64  # crashes remembered; whoever has slept through more of them may miss a change of status
 
 log = structlog.get_logger("kosreg.sync")
 
@@ -75,6 +80,14 @@ class RegistrySync:
         """Stamp and sign `statements`; `commit` must follow. Raises EntryError for a body that cannot be signed."""
         return self.replica.put(statements, self._wall_ms())
 
+    def refusal(self, statement: Statement) -> EntryError:
+        """Why `statement`, which has no JSON form, cannot be signed."""
+        try:
+            self.replica.failed(self.sign([statement]))
+        except EntryError as error:
+            return error
+        return EntryError("it has no JSON form", field="body")
+
     def commit(
         self,
         uid: str,
@@ -104,16 +117,29 @@ class RegistrySync:
         return done
 
     def _prior(self, entry: Entry) -> bytes | None:
-        """What a restart must know of the time before `entry`: of a service's tombstone, what it buries, so that
-        watchers who resume learn whom it concerned; of a status, the number under which it was shown before it was
-        written, so that who has seen it is not told again."""
-        if entry.kind == "status":
-            service = self.catalog.get(entry.name)
-            return None if service is None else service.seq.to_bytes(8, "big")
-        if entry.kind != "service" or entry.live:
+        """What a restart must know of the time before `entry`.
+
+        - Of a status, and of a renewal, the number under which it is shown already, so that who has seen it is not told
+          again.
+        - Of a service's tombstone, what it buries, and the number since which that was shown, so that watchers who
+          resume learn whom it concerned.
+        - Of a service that was here before, nothing (b""), which is not None: its former life is forgotten.
+        """
+        if entry.kind not in ("service", "status"):
             return None
+        service = self.catalog.get(entry.name)
+        if service is None:
+            group = entry.live and self.replica.map.group(entry.origin, entry.kind, entry.name)
+            return b"" if group and entry.kind == "service" else None
+        number = service.seq.to_bytes(8, "big")
+        if entry.kind == "status":
+            return number
         held = self.replica.map.get(entry.key)
-        return held.raw if held is not None and held.live else None
+        if held is None or not held.live:
+            return None
+        if not entry.live:
+            return number + held.raw
+        return number if held.stamp == entry.stamp else None
 
     def _committed(self, batches: Sequence[Batch]) -> None:
         """What is on disk becomes visible, in its order."""
@@ -126,14 +152,15 @@ class RegistrySync:
                     log.error("alert", alert=effect.kind, text=effect.text)
             del self._busy[write.uid]
             service = write.service
+            seq = batch.seq + len(batch.rows) - 1  # that of its last row: a restart must not find a higher one
             if service is not None:
-                service.seq = batch.seq
+                service.seq = seq
                 held = self.catalog.get(write.uid)
                 if held is not None:
                     service.live_from(held)
                 self.catalog.put(service, write.at)
             elif write.removes:
-                self.catalog.remove(write.uid, batch.seq, write.at)
+                self.catalog.remove(write.uid, seq, write.at)
             if write.shown is not None:
                 write.shown()
 
@@ -155,17 +182,18 @@ class RegistrySync:
 
     # -- status entries ------------------------------------------------------------------------------------------
 
-    def write_status(self, service: Service) -> bool:
-        """Submit the status entry that `service` wants now; False where the store takes none at the moment."""
+    def write_status(self, service: Service) -> bool | None:
+        """Submit the status entry that `service` wants now; None where it has it, False where the store takes none at
+        the moment."""
         uid = service.uid
         if uid in self._busy:
             return False  # its class may be changing: the status has the class of its service
         body = status_body(service)
         held = self.replica.view("status", uid, self._wall_ms())
         if body is None and held is None:
-            return True
+            return None
         if body is not None and held is not None and held.cls == service.cls and fact_of(held).body == body:
-            return True
+            return None
         try:
             future = self.commit(uid, self.sign([Statement("status", uid, service.cls, body)]))
         except StoreError:
@@ -206,7 +234,7 @@ class RegistrySync:
         `clean`: the node ended cleanly, so that every status it showed is an entry.
         """
         seqs: dict[str, int] = {}
-        recent: deque[tuple[int, StoredEntry]] = deque(maxlen=KEPT)
+        recent: deque[tuple[int, StoredEntry, int]] = deque(maxlen=KEPT)  # number, row, of a status its time
         count, floor, newest = 0, 0, 0
         async for chunk in self.store.load():
             for stored in chunk:
@@ -216,7 +244,7 @@ class RegistrySync:
                     seqs[entry.name] = max(seq, seqs.get(entry.name, 0))  # of its newest change, its status included
                     if len(recent) == KEPT:
                         floor = max(floor, recent[0][0])
-                    recent.append((seq, stored))
+                    recent.append((seq, stored, entry.stamp >> 16 if entry.kind == "status" else 0))
                     newest = max(newest, entry.stamp >> 16)
                 count += 1
         self.replica.loaded()
@@ -225,14 +253,24 @@ class RegistrySync:
             self._load_service(uid, seq, now)
         journal = self.catalog.journal
         journal.floor = floor
-        unsure = None if clean else newest - UNSURE_MS
-        doubtful: list[Service] = []
-        for seq, stored in sorted(recent, key=lambda pair: pair[0]):
-            self._load_change(seq, stored, unsure, doubtful)
+        for seq, stored, _ in sorted(recent, key=lambda row: row[0]):
+            self._load_change(seq, stored)
+        if not clean:
+            unsure = [seq for seq, _, at in recent if at > newest - UNSURE_MS]
+            await self._lose(min(unsure, default=max(seqs.values(), default=0)) + 1)
+        journal.lost = [range(*pair) for pair in await self._lost()]
         journal.head = max(journal.head, self.store.first_seq)
-        for service in doubtful:
-            self.catalog.moved(service, service.status, now)
         return count
+
+    async def _lost(self) -> list[list[int]]:
+        """Pairs of numbers between which changes of status were shown that a crash kept from the disk."""
+        pairs: list[list[int]] = orjson.loads(await self.store.get_meta(LOST) or b"[]")
+        return pairs
+
+    async def _lose(self, first: int) -> None:
+        """A crash has taken back what was shown from `first` on, without an entry of its own: note it for good."""
+        pairs = [*await self._lost(), [first, self.store.first_seq]][-MAX_LOST:]
+        await self.store.set_meta(LOST, orjson.dumps(pairs))
 
     def _load_service(self, uid: str, seq: int, now: int) -> None:
         entry = self.replica.view("service", uid, now)
@@ -245,7 +283,7 @@ class RegistrySync:
             restore(service, cast("dict[str, object]", fact_of(status).body or {}))
         self.catalog.load(service)
 
-    def _load_change(self, seq: int, stored: StoredEntry, unsure: int | None, doubtful: list[Service]) -> None:
+    def _load_change(self, seq: int, stored: StoredEntry) -> None:
         """The journal as the last run would have kept it, as far as rows can tell."""
         if seq <= self.catalog.journal.head:
             return  # a status shown under the number of a change that is told already
@@ -253,29 +291,29 @@ class RegistrySync:
         after = self.catalog.get(entry.name)
         before: Service | None = None
         known = False
+        since = 0
         event: Event
         at = entry.stamp >> 16
         if entry.kind == "status":
             if after is None:
                 return
             event = after.status  # type: ignore[assignment]  # the three statuses are three events
-            if unsure is not None and at > unsure:
-                doubtful.append(after)
+            before, known = after, True  # where the record changed as well, its own row tells it
         elif entry.live:
             if after is None:
                 return
-            known = after.created == after.updated
-            event = "registered" if known else "updated"
+            event = "registered" if after.created == after.updated else "updated"
+            known = event == "registered" and stored.prior is None
         else:
             if after is not None:
                 return  # it moved to another class, or was registered again: that row tells it
             event = "deregistered"
-            if stored.prior is not None:
-                old = decode_entry(stored.prior)
+            if stored.prior:
+                since, old = int.from_bytes(stored.prior[:8], "big"), decode_entry(stored.prior[8:])
                 before = Service(old.name, self.origin, old.cls, fact_of(old).body or {}, seq)
                 known = True
         told = "" if after is None else after.status
-        self.catalog.journal.add(Change(seq, at, event, entry.name, before, after, "active", told, known))
+        self.catalog.journal.add(Change(seq, at, event, entry.name, before, after, "", told, known, since))
 
 
 def _report(future: asyncio.Future[None]) -> None:
@@ -285,6 +323,5 @@ def _report(future: asyncio.Future[None]) -> None:
 
 def shown_seq(entry: Entry, stored: StoredEntry) -> int:
     """The number under which what `stored` says was first shown."""
-    if entry.kind == "status" and stored.prior is not None:
-        return int.from_bytes(stored.prior, "big")
-    return stored.seq
+    prior = stored.prior
+    return stored.seq if prior is None or len(prior) != 8 else int.from_bytes(prior, "big")

@@ -14,9 +14,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from kosreg.catalog import Catalog, Service
+from kosreg.catalog import Catalog
 from kosreg.journal import Change
 from kosreg.query import Filter, Query
+from kosreg.service import Service
 
 MAX_LISTS = 256
 MAX_HELD = 2_000_000  # services in all kept lists together, 8 bytes each and 8 for the key
@@ -71,7 +72,7 @@ def _ordered(plain: tuple[Any, ...], sort: Sort) -> tuple[Any, ...]:
 class Listing:
     """One kept list. Sorted by `keys`; `rows` stand beside them."""
 
-    __slots__ = ("built", "filter", "key_of", "keys", "rows", "sort", "version", "visible")
+    __slots__ = ("born", "built", "filter", "key_of", "keys", "rows", "sort", "version", "visible")
 
     def __init__(self, catalog: Catalog, asked: Filter, sort: Sort, visible: Visible) -> None:
         self.filter = asked
@@ -80,7 +81,7 @@ class Listing:
         self.key_of: dict[str, Any] = {}  # id → key, where the key is not the id itself
         found = [s for s in asked.candidates(catalog) if visible(s) and asked.matches(s, s.status)]
         self.version = max((s.seq for s in found), default=0)
-        self.built = catalog.journal.head
+        self.born = self.built = catalog.journal.head  # made anew at this number, mended up to that one
         if sort:
             pairs = sorted(((self._key(s), s) for s in found), key=lambda pair: pair[0])
             self.key_of = {s.uid: key for key, s in pairs}
@@ -173,18 +174,18 @@ class Listings:
         fresh.version = max(fresh.version, held.version)
 
     def departed(self, listing: Listing, seq: int) -> int | None:
-        """The number of the last change after `seq` by which something left `listing`, before it was built: 0 where
-        nothing did, None where the journal no longer reaches back to `seq`."""
-        if seq >= listing.built:
+        """The number of the last change after `seq` by which something left `listing` before it was made, so that its
+        version cannot tell: 0 where nothing did, None where the journal no longer reaches back to `seq`."""
+        if seq >= listing.born:
             return 0
         changes = self._catalog.journal.since(seq)
         if changes is None:
             return None
-        return max((c.seq for c in changes if _left(c, listing)), default=0)
+        return max((c.seq for c in changes if c.seq <= listing.born and _left(c, listing, seq)), default=0)
 
 
-def _left(change: Change, listing: Listing) -> bool:
-    if not change.before_known:
+def _left(change: Change, listing: Listing, seq: int) -> bool:
+    if not change.knows_before(seq):
         return True
     before = change.before
     return before is not None and listing.visible(before) and listing.filter.matches(before, change.told_before)

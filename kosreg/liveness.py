@@ -10,7 +10,7 @@ Only a change of the effective status is told (`catalog.moved`) and becomes an e
 After a start, a suspend, a clock jump or a stall of this process every service gets a full ttl: its silence was ours.
 
 The clocks and the way to write come in as arguments: `write_status` submits the entry and says whether the store
-took it, `reap` deregisters.
+took it (None: there is nothing to write), `reap` deregisters.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from typing import Any
 
 import structlog
 
-from kosreg.catalog import Catalog, Service
+from kosreg.catalog import Catalog
+from kosreg.service import Service
 
 WIDTH = 0.25  # s, a bucket; an expiry is seen at most two of them late
 FAR = 60.0  # s; nothing is put further ahead, so that what was removed is soon forgotten
 SLICE = 500  # services judged between two turns of the event loop
 STATUS_INTERVAL = 10.0  # s between two status entries of one service
+EAGER = 100  # status entries that are submitted at once between two ticks; the others at the tick
 RETRY = 1.0  # s until a status entry is tried again that the store did not take
 NEVER_MS = 1 << 62  # a reap_after of 0
 STALL = 2.0  # s by which a tick may be late, or the two clocks apart, before the silence counts as ours
@@ -66,7 +68,7 @@ class Liveness:
         monotonic: Callable[[], float],
         wall_ms: Callable[[], int],
         reap_after: float,
-        write_status: Callable[[Service], bool],
+        write_status: Callable[[Service], bool | None],
         reap: Callable[[Service], Awaitable[None]],
     ) -> None:
         self._catalog = catalog
@@ -80,6 +82,7 @@ class Liveness:
         self._written: dict[str, float] = {}  # id → when its last status entry was written (monotonic)
         self._waiting: list[tuple[float, str]] = []  # heap of (due, id): status entries that wait
         self._waiting_ids: set[str] = set()
+        self._eager = 0  # status entries submitted at once since the last tick
         self.graces = 0  # how often everybody got a full ttl
         self.expiries = 0
 
@@ -110,6 +113,12 @@ class Liveness:
         before = service.status
         service.declared = status
         self._settle(service, before, self._wall_ms(), service.reason if service.expired else f"declared {status}")
+
+    def begin(self, service: Service, status: str | None) -> None:
+        """`service` is about to be registered, and declares `status`: it is so from the first, not a moment later."""
+        if status is not None and not (status == "offline" and service.ttl > 0) and status != service.declared:
+            service.declared = status
+            service.reason, service.since = f"declared {status}", self._wall_ms()
 
     def installed(self, service: Service, *, beat: bool, status: str | None) -> None:
         """`service` was registered or updated: its record is new, its live fields are those of the one before."""
@@ -170,7 +179,7 @@ class Liveness:
         """Look at the buckets whose time has come, and write the status entries that are due."""
         now = self._monotonic()
         last = math.floor(now / WIDTH)
-        done = 0
+        done = self._eager = 0
         while self._next <= last:
             bucket, self._next = self._next, self._next + 1
             for uid in self._buckets.pop(bucket, ()):
@@ -191,6 +200,8 @@ class Liveness:
             self._forget(now)
 
     async def _judge(self, service: Service, now: float) -> None:
+        if service.ttl == 0:
+            return  # it had a ttl when it was put into this bucket
         now_ms = self._wall_ms()
         if service.expired:
             if now_ms >= service.since + self._reap_after_ms:
@@ -206,9 +217,20 @@ class Liveness:
     # -- status entries ------------------------------------------------------------------------------------------
 
     def note(self, service: Service) -> None:
-        """The status entry of `service` may no longer be true: write it when its interval allows."""
-        if service.uid not in self._waiting_ids:
-            self._wait(service.uid, self._written.get(service.uid, -math.inf) + STATUS_INTERVAL)
+        """The status entry of `service` may no longer be true: write it when its interval allows.
+
+        At once, as a rule: then all that is committed later is no more durable than the status that was shown before.
+        """
+        uid = service.uid
+        if uid in self._waiting_ids:
+            return
+        now = self._monotonic()
+        due = self._written.get(uid, -math.inf) + STATUS_INTERVAL
+        if due <= now and self._eager < EAGER:
+            self._eager += 1
+            self._write(uid, now)
+        else:
+            self._wait(uid, due)
 
     def _wait(self, uid: str, due: float) -> None:
         heapq.heappush(self._waiting, (due, uid))
@@ -223,11 +245,16 @@ class Liveness:
         service = self._catalog.get(uid)
         if service is None:
             return
-        if self._write_status(service):
-            self._written.pop(uid, None)  # to the end: they stand in the order of writing
-            self._written[uid] = now
-        else:
+        taken = self._write_status(service)
+        if taken:
+            self.wrote(uid)
+        elif taken is False:
             self._wait(uid, now + RETRY)
+
+    def wrote(self, uid: str) -> None:
+        """A status entry of `uid` was submitted now."""
+        self._written.pop(uid, None)  # to the end: they stand in the order of writing
+        self._written[uid] = self._monotonic()
 
     def _forget(self, now: float) -> None:
         """Drop the times that no longer hold anything back; they stand in the order of writing."""

@@ -21,7 +21,7 @@ from federation import jws
 from federation.cose import fact_of, verify_entry
 from federation.replica import Statement
 from kosreg.auth import Caller, covers
-from kosreg.catalog import Catalog, Service
+from kosreg.catalog import Catalog
 from kosreg.journal import Change
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.listing import Listing, Listings, plain_key
@@ -30,6 +30,7 @@ from kosreg.problems import Problem
 from kosreg.query import Filter, Query, make_cursor
 from kosreg.record import CLASS_OF, NAME_OF, Body, body_of, dated, shown
 from kosreg.schemas.service_schema import READ_ONLY, ServiceIn, check_record, parse_record
+from kosreg.service import Service
 from kosreg.store import StoreBusy, StoreError, StoreFull
 from kosreg.times import rfc3339
 from kosreg.versions import Versions
@@ -190,10 +191,11 @@ class Registry:
         if held is not None and secret is None and held.cls == cls and self._same(held, body):
             self.unchanged += 1
             self.liveness.beat(held, self._monotonic(), self._wall_ms(), status)
-            self._remember(held, digest, caller)
+            self._remember(held, digest if "id" in record else None, caller)
             return Registered(held, created=False, changed=False)
         service = await self._write(uid, cls, body, held, secret, beat=True, status=status)
-        self._remember(service, digest, caller)
+        # the same text without an id is another service each time: two of a kind may run
+        self._remember(service, digest if "id" in record else None, caller)
         return Registered(service, created=held is None, changed=True)
 
     async def update(self, caller: Caller, uid: str, patch: Any) -> Service:
@@ -287,20 +289,29 @@ class Registry:
         status: str | None,
     ) -> Service:
         now = self._wall_ms()
-        body = dated(body, now if held is None else held.created, now)
+        # always later than before, whatever the clock does: what was registered and changed within one ms is not new
+        body = dated(body, now, now) if held is None else dated(body, held.created, max(now, held.updated + 1))
+        try:
+            service = Service(uid, self.origin, cls, body)
+        except TypeError:  # no JSON has it, an integer beyond 64 bits say: signing tells which
+            raise _refused_entry(self.sync.refusal(Statement("service", uid, cls, body))) from None
+        if held is None:
+            self.liveness.begin(service, status)
         statements = [Statement("service", uid, cls, body)]
-        if held is not None and held.cls != cls and (status_now := status_body(held)) is not None:
-            statements.append(Statement("status", uid, cls, status_now))  # a status has the class of its service
-
+        if held is None or held.cls != cls:  # a status has the class of its service
+            status_now = status_body(service if held is None else held)
+            if status_now is not None:
+                statements.append(Statement("status", uid, cls, status_now))
         try:
             persist = self.sync.sign(statements)
         except EntryError as error:
             raise _refused_entry(error) from None
-        service = Service(uid, self.origin, cls, body)
 
         def now_shown() -> None:
             if secret is not None:
                 self._keep_secret(uid, secret[0])
+            if len(statements) > 1:
+                self.liveness.wrote(uid)
             self.liveness.installed(service, beat=beat, status=status)
 
         try:
@@ -409,7 +420,7 @@ class Registry:
         if more:
             rows = rows[: query.limit]
         cursor = make_cursor(plain_key(rows[-1], query.sort), query.sort) if more else None
-        version = self.versions.text(listing.version)
+        version = self.versions.text(listing.version, len(listing))
         etag = f'W/"{version}.{len(listing)}.{query.mark:x}"'
         return Page(rows, cursor, len(listing), version, etag), listing, looked_at
 
@@ -419,9 +430,10 @@ class Registry:
         Raises Problem (410) where `since` is foreign or too old to tell.
         """
         assert query.since is not None
-        seq = self.versions.number(query.since)
-        if seq is None or seq > self.catalog.journal.head:
+        opened = self.versions.opened(query.since)
+        if opened is None or opened[0] > self.catalog.journal.head:
             raise gone()
+        seq, count = opened
         viewer = self.viewer(caller)
         deadline = self._monotonic() + query.wait
         while True:
@@ -430,7 +442,12 @@ class Registry:
                 return True
             left = self.listings.departed(listing, seq)
             if left is None:
-                raise gone()
+                # The journal no longer tells who left. What came or changed would have moved the version, so if it
+                # stands and nobody is missing, the list is the same; else whoever polls a quiet list of a busy node
+                # would be told to ask again, and again.
+                if listing.version != seq or len(listing) != count:
+                    raise gone()
+                left = 0
             if left:
                 listing.version = max(listing.version, left)
                 return True

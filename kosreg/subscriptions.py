@@ -2,7 +2,11 @@
 
 A `Subscription` is a filter and a place in the journal. Nothing is queued for it: whoever can take more asks for the
 next frames. A watcher that fell far behind gets the newest state of each service, once, and is told how many changes
-were merged; one that fell behind the journal gets a new snapshot. So a slow reader costs two integers.
+were merged; one that fell behind the journal gets a new snapshot. So a slow reader costs a list of what it is behind,
+drawn once, and a watcher that keeps up two integers.
+
+What the watcher may not see leaves no trace: not in the number of merged changes, and not in a cursor. Where a cursor
+is no visible change's own it is salted, so that two of them cannot be compared (`versions`).
 
 No socket in here: frames are JSON bytes.
 """
@@ -15,11 +19,12 @@ from dataclasses import replace
 import orjson
 
 from kosreg.auth import Caller
-from kosreg.catalog import Service
 from kosreg.journal import Change, Event
 from kosreg.query import Filter
 from kosreg.registry import Registry
+from kosreg.service import Service
 from kosreg.times import rfc3339
+from kosreg.versions import NOWHERE
 
 CHUNK = 200  # services in one snapshot frame
 MERGE_ABOVE = 2_000  # changes behind from which only the newest state of each service is told
@@ -44,18 +49,14 @@ class Subscription:
             return
         seq = registry.versions.number(since)
         changes = None if seq is None or seq > self.seq else registry.catalog.journal.since(seq)
-        if seq is None or changes is None or any(self._unsure(change) for change in changes):
+        if seq is None or changes is None or any(self._unsure(change, seq) for change in changes):
             self._ahead = self._frames(reset=True)
         else:
             self.seq = seq
 
-    def _unsure(self, change: Change) -> bool:
-        """A restart forgot what was there before `change`, and this filter cannot do without."""
-        if change.before_known:
-            return False
-        after = change.after
-        viewer = self._registry.viewer(self.caller)
-        return not (after is not None and viewer.sees(after) and self.filter.matches(after, change.told_after))
+    def _unsure(self, change: Change, seq: int) -> bool:
+        """A restart forgot what was there between `seq` and `change`, and this watcher cannot do without."""
+        return not change.knows_before(seq) and not self._registry.events(self.caller, self.filter, (change,))
 
     def _frames(self, *, reset: bool) -> Iterator[list[bytes]]:
         """The present state in frames; what changes meanwhile comes as events after it."""
@@ -65,11 +66,13 @@ class Subscription:
         self.seq = catalog.journal.head
         found = [s for s in asked.candidates(catalog) if viewer.sees(s) and asked.matches(s, s.status)]
         found.sort(key=lambda service: service.uid)
-        tail = b',"cursor":"' + self._registry.versions.text(self.seq).encode() + b'"'
-        tail += b',"reset":true' if reset else b""
+        seq = self.seq
         for start in range(0, max(len(found), 1), CHUNK):
             part = b",".join(service.json() for service in found[start : start + CHUNK])
-            more = b"true" if start + CHUNK < len(found) else b"false"
+            last = start + CHUNK >= len(found)
+            tail = b',"cursor":"' + self._registry.versions.salted(seq if last else NOWHERE).encode() + b'"'
+            tail += b',"reset":true' if reset else b""
+            more = b"false" if last else b"true"
             yield [
                 b'{"op":"snapshot","sub":'
                 + self.sub
@@ -92,32 +95,53 @@ class Subscription:
         journal = self._registry.catalog.journal
         changes = journal.since(self.seq)
         if changes is None:
-            behind = min(journal.head - self.seq, len(journal))
+            forgotten = self._registry.events(self.caller, self.filter, journal.recent())
             self._ahead = self._frames(reset=True)
-            return [self._lagged(behind)]
-        if len(changes) > MERGE_ABOVE:
-            self.seq = changes[-1].seq
-            newest = newest_states(changes)
-            self._ahead = (self._events(newest[at : at + ROUND]) for at in range(0, len(newest), ROUND))
-            return [self._lagged(len(changes) - len(newest))]
-        changes = changes[:ROUND]
-        if changes:
-            self.seq = changes[-1].seq
-        return self._events(changes)
+            return [self._lagged(len(forgotten))]
+        if len(changes) > ROUND:
+            self._ahead = self._catch_up(changes)
+            return next(self._ahead, [])
+        if not changes:
+            return []
+        self.seq = changes[-1].seq
+        told = self._registry.events(self.caller, self.filter, changes)
+        return [self._event(*one, self._registry.versions.text(one[0].seq)) for one in told]
+
+    def _catch_up(self, changes: Sequence[Change]) -> Iterator[list[bytes]]:
+        """`changes`, all that came since, in rounds: each of them, or where they are too many the newest states."""
+        registry = self._registry
+        began, self.seq = self.seq, changes[-1].seq
+        told = registry.events(self.caller, self.filter, changes)
+        merged = len(told) > MERGE_ABOVE
+        if merged and not all(change.knows_before(began) for change in changes):
+            yield [self._lagged(len(told))]  # what a restart forgot cannot be merged
+            yield from self._frames(reset=True)
+            return
+        if merged:
+            newest = registry.events(self.caller, self.filter, newest_states(changes))
+            yield [self._lagged(len(told) - len(newest))]
+            told = newest
+        for at in range(0, len(told), ROUND):
+            frames = []
+            for change, event, service in told[at : at + ROUND]:
+                if not merged:
+                    cursor = registry.versions.text(change.seq)
+                else:  # a merged state skips what was before it: from the middle of them nobody can go on
+                    last = change is told[-1][0]
+                    cursor = registry.versions.salted(self.seq if last else NOWHERE)
+                frames.append(self._event(change, event, service, cursor))
+            yield frames
 
     @property
     def behind(self) -> bool:
         """Whether there is more to tell now."""
         return self._ahead is not None or self.seq < self._registry.catalog.journal.head
 
-    def _events(self, changes: Sequence[Change]) -> list[bytes]:
-        told = self._registry.events(self.caller, self.filter, changes)
-        return [self._event(change, event, service) for change, event, service in told]
-
-    def _event(self, change: Change, event: str, service: Service) -> bytes:
-        cursor = self._registry.versions.text(change.seq)
+    def _event(self, change: Change, event: str, service: Service, cursor: str) -> bytes:
+        status = change.told_before if service is change.before and event == "deregistered" else change.told_after
+        record = service.json() if service.status == status or not status else service.json_while(status)
         return (
-            b'{"op":"event","sub":' + self.sub + b',"event":"' + event.encode() + b'","service":' + service.json()
+            b'{"op":"event","sub":' + self.sub + b',"event":"' + event.encode() + b'","service":' + record
             + f',"cursor":"{cursor}","at":"{rfc3339(change.at)}"}}'.encode()
         )  # fmt: skip
 

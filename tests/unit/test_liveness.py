@@ -129,6 +129,16 @@ async def test_an_update_to_ttl_zero_ends_an_expiry(world: World) -> None:
     assert fresh.status == "active"
 
 
+async def test_an_update_to_ttl_zero_is_judged_no_more(world: World) -> None:
+    service = world.add("a", ttl=2)
+    fresh = Service("a", service.origin, 1, {"name": "a", "type": "agent", "ttl": 0}, world.catalog.journal.next_seq())
+    fresh.live_from(service)
+    world.catalog.put(fresh, world.wall)
+    world.liveness.installed(fresh, beat=True, status=None)
+    await world.pass_time(10)
+    assert fresh.status == "active"
+
+
 async def test_a_shorter_ttl_holds_at_once(world: World) -> None:
     service = world.add("a", ttl=3000)
     fresh = Service("a", service.origin, 1, {"name": "a", "type": "agent", "ttl": 2}, world.catalog.journal.next_seq())
