@@ -8,11 +8,11 @@ import typer
 
 Query = list[tuple[str, str]]
 
-_PANEL = "Filters (all that are given must fit)"
+FILTER_PANEL = "Filters (all that are given must fit)"
 
 
 def _option(*names: str, help: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, metavar=metavar, show_default=False, rich_help_panel=_PANEL)
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False, rich_help_panel=FILTER_PANEL)
 
 
 Tag = Annotated[list[str] | None, _option("--tag", metavar="TAG", help="Has this tag. Repeat: has all of them.")]

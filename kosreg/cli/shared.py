@@ -211,7 +211,10 @@ def explain(error: ClientError, as_json: bool) -> str:
             if fault.detail not in error.detail  # one fault alone is the detail already
         ]
         if error.status == 401:
-            lines.append("  your token goes into KOSREG_TOKEN, or into a file named by --token-file")
+            lines += [
+                "  your token goes into KOSREG_TOKEN, or into a file named by --token-file",
+                "  (the admin's is only taken where neither --api nor KOSREG_API names the node)",
+            ]
     return clean("\n".join(lines), keep="\n")
 
 
