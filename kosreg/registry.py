@@ -145,6 +145,11 @@ class Registry:
             raise not_found(uid)
         return service
 
+    def shows(self, caller: Caller, uid: str) -> bool:
+        """Whether `caller` may see the service `uid`."""
+        service = self.catalog.services.get(uid)
+        return service is not None and self.viewer(caller).sees(service)
+
     def _writable(self, caller: Caller, uid: str) -> Service:
         """The service `uid` where `caller` may change it; raises Problem (403, 404)."""
         _may_write(caller, uid)
@@ -494,7 +499,7 @@ class Registry:
             if caller.admin
             else "its visibility and acl let you read it",
         }
-        if last is not None and last.before is not None:
+        if last is not None and last.before is not None and self.viewer(caller).sees(last.before):
             answer["replaced"] = {"updated": rfc3339(last.before.updated), "visibility": NAME_OF[last.before.cls]}
         if self.viewer(caller).owns(service):
             answer["hidden_from"] = hidden_from(service)

@@ -6,6 +6,7 @@ A handler reads the request, calls one use case of `registry` and shows what cam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import orjson
@@ -209,7 +210,8 @@ async def signed(call: Call) -> Reply:
 
 
 async def verify(call: Call) -> Reply:
-    verifier = Verifier(call.app.registry.sync.replica)
+    registry = call.app.registry
+    verifier = Verifier(registry.sync.replica, partial(registry.shows, call.who))
     judge = verifier.cose if call.content_type == COSE else verifier.json
     return Reply(200, judge(call.raw, now_ms()))
 

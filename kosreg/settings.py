@@ -215,7 +215,12 @@ class LimitSettings(_Table):
 class Issuer(_Table):
     """An issuer of tokens other than this node. Its subjects are `SUB@ISS`."""
 
-    iss: str = Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$", description="The `iss` of its tokens.")
+    iss: str = Field(
+        min_length=1,
+        max_length=256,
+        pattern=r"^[\x21-\x3f\x41-\x7e]+$",  # a@x of b and a of x@b would both be a@x@b
+        description="The `iss` of its tokens, without @.",
+    )
     jwks: AnyFile = Field(description="A file with its public keys (JWKS). Read again when it changes; never fetched.")
     scopes: ScopeTexts = Field((), description="What its tokens may at most; none of admin unless named here.")
 

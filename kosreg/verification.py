@@ -1,13 +1,19 @@
 """Whether a signed record, brought by anybody, may be believed here: which of signature, trust, scope and age hold.
 
 Each answer is a verdict of its own: a good signature by a stranger is still a good signature. `current` says whether
-it is what this node shows now; an old copy of a true record is true, and no longer so.
+it is what this node shows now to whoever asks; an old copy of a true record is true, and no longer so. Of what the
+asker may not see, nothing is current: else a copy that somebody passed on would tell when the record changes.
+
+Anybody may sign anything: what is in here is as foreign as what comes over a link.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from crdt.entry import MAX_ENTRY, Entry, EntryError, max_life_ms
 from federation import jws
@@ -21,9 +27,11 @@ from kosreg.times import parse_rfc3339, rfc3339
 
 @dataclass(frozen=True, slots=True)
 class Verifier:
-    """Judges by what `replica` trusts: in this release, this node alone."""
+    """Judges by what `replica` trusts: in this release, this node alone. `sees`: whether the asker may see the service
+    of that id."""
 
     replica: Replica
+    sees: Callable[[str], bool]
 
     def cose(self, raw: bytes, now_ms: int) -> dict[str, Any]:
         """The verdict on an entry (COSE_Sign1). Raises Problem (400, 413)."""
@@ -43,10 +51,17 @@ class Verifier:
             "kind": entry.kind,
             "entry": entry.id.hex(),
             "deleted": not entry.live,
-            "current": held is not None and held.id == entry.id,
+            "current": held is not None and held.id == entry.id and self.sees(entry.name),
         }
         if entry.kind == "service" and entry.live:
-            verdict["record"] = shown(entry.name, verdict["origin"], entry.cls, fact.body or {})
+            try:
+                record = shown(entry.name, verdict["origin"], entry.cls, fact.body or {})
+                orjson.dumps(record)
+            except (TypeError, ValueError, AttributeError, OverflowError):
+                verdict["scope"] = verdict["valid"] = False
+                verdict["reasons"].append("what it says is no record of a service")
+            else:
+                verdict["record"] = record
         return verdict
 
     def json(self, raw: bytes, now_ms: int) -> dict[str, Any]:
@@ -59,7 +74,7 @@ class Verifier:
         until = record.get("valid_until")
         try:
             valid_until = parse_rfc3339(until) if isinstance(until, str) else 0
-        except ValueError:
+        except (ValueError, OverflowError):
             valid_until = 0
         verdict = self._verdict("jose", opened.signature, opened.key, valid_until, max_life_ms("service"), now_ms)
         if record.get("origin") != opened.did:
@@ -68,9 +83,11 @@ class Verifier:
         uid = record.get("id")
         held = self._held(uid, now_ms) if opened.key == self.replica.origin and isinstance(uid, str) else None
         verdict |= {
-            "id": uid,
+            "id": uid if isinstance(uid, str) else None,
             "kind": "service",
-            "current": held is not None and held == {k: v for k, v in record.items() if k != "valid_until"},
+            "current": held is not None
+            and held == {k: v for k, v in record.items() if k != "valid_until"}
+            and self.sees(held["id"]),
             "record": record,
         }
         return verdict
