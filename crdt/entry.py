@@ -83,7 +83,7 @@ def max_life_ms(kind: str) -> int:
     return MAX_LIFE_TRUST_MS if kind in ("cert", "succession") else MAX_LIFE_MS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Fact:
     """What one origin says about (kind, name). `valid_until`: ms since 1970; `body`: None is a tombstone; `extra`:
     payload fields not known here."""
@@ -138,7 +138,7 @@ class Fact:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Entry:
     """One fact as its origin signed it. `raw`: the whole COSE message; `id`: SHA-256 of what was signed; `live`: False
     for a tombstone.

@@ -33,7 +33,7 @@ class Outcome(Enum):
     OLDER = "older"  # something higher is held
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Merge:
     """`before`, `after`: what the view showed and shows; `rival`: another entry of the same key and stamp, so a renewal
     or an equivocation."""

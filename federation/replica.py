@@ -35,7 +35,7 @@ CLOCK_TOLERANCE_MS: Final = DAY_MS  # how far others' clocks may be from ours wh
 _MAX_ALERTED: Final = 1024  # keys whose equivocation was reported: told once, not with every copy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Statement:
     """What this node is to say. `body` None retracts, in every class where (kind, name) lives: `cls` and `root` do not
     matter then."""
@@ -47,7 +47,7 @@ class Statement:
     root: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Persist:
     """Commit these in one transaction, then call `persisted` (or `failed`). `at`: ms, the time of the view that the
     changes are told for."""
@@ -56,7 +56,7 @@ class Persist:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Changed:
     """The view of (origin, kind, name) showed `before` and shows `after`."""
 

@@ -24,7 +24,7 @@ PULSE = 0.002  # s from a change to the wake-up
 PULSE_PER_WAITER = 0.00005  # s more for each follower: a thousand of them are woken 20 times a second
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
     """One step of one service. `before` or `after` is None where there was or is none; `told_before` and
     `told_after` are the effective status on either side ("" of what is there: not known). `before_known` is False for

@@ -14,7 +14,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import orjson
@@ -64,6 +63,7 @@ class RegistrySync:
         self._writes: dict[int, Write] = {}  # by id(batch)
         self._busy: dict[str, Write] = {}  # by service
         store.on_commit = self._committed
+        store.on_failure = self._failed
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -74,7 +74,10 @@ class RegistrySync:
     async def turn(self, uid: str) -> None:
         """Wait until no write of `uid` is on its way. The caller must submit without another await."""
         while (write := self._busy.get(uid)) is not None:
-            await asyncio.wait((write.done,))
+            if write.done.done():  # whoever waited for it was cancelled; it is still on its way to the disk
+                await asyncio.sleep(GONE)
+            else:
+                await asyncio.wait((write.done,))
 
     def sign(self, statements: Sequence[Statement]) -> Persist:
         """Stamp and sign `statements`; `commit` must follow. Raises EntryError for a body that cannot be signed."""
@@ -106,14 +109,12 @@ class RegistrySync:
         rows = [Row(entry, self._prior(entry)) for entry in persist.entries]
         batch = Batch(rows, secrets=[] if secret is None else [(uid, secret[0])], spare=SPARE)
         try:
-            stored = self.store.commit(batch)
+            done = self.store.commit(batch)
         except StoreError:
             self.replica.failed(persist)
             raise
-        done: asyncio.Future[None] = stored.get_loop().create_future()
         write = Write(uid, persist, persist.at, service, removes, shown, done)
         self._writes[id(batch)] = self._busy[uid] = write
-        stored.add_done_callback(partial(self._ended, batch))
         return done
 
     def _prior(self, entry: Entry) -> bytes | None:
@@ -144,7 +145,7 @@ class RegistrySync:
     def _committed(self, batches: Sequence[Batch]) -> None:
         """What is on disk becomes visible, in its order."""
         for batch in batches:
-            write = self._writes.get(id(batch))
+            write = self._writes.pop(id(batch), None)
             if write is None:
                 continue  # a token or a setting: nothing that is shown
             for effect in self.replica.persisted(write.persist):
@@ -164,21 +165,13 @@ class RegistrySync:
             if write.shown is not None:
                 write.shown()
 
-    def _ended(self, batch: Batch, stored: asyncio.Future[None]) -> None:
-        """The store has answered: so do we."""
-        write = self._writes.pop(id(batch))
-        error = stored.exception()
-        if error is not None:
-            self.replica.failed(write.persist)
-            if self._busy.get(write.uid) is write:
+    def _failed(self, batches: Sequence[Batch]) -> None:
+        """What did not get to the disk is as if it had never been; the store tells the writers why."""
+        for batch in batches:
+            write = self._writes.pop(id(batch), None)
+            if write is not None:
+                self.replica.failed(write.persist)
                 del self._busy[write.uid]
-        if write.done.done():
-            return
-        if error is None:
-            write.done.set_result(None)
-        else:
-            write.done.set_exception(error)
-            write.done.exception()  # whoever submitted may have gone; asyncio must not call that forgotten
 
     # -- status entries ------------------------------------------------------------------------------------------
 

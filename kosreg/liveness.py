@@ -32,6 +32,7 @@ SLICE = 500  # services judged between two turns of the event loop
 STATUS_INTERVAL = 10.0  # s between two status entries of one service
 EAGER = 100  # status entries that are submitted at once between two ticks; the others at the tick
 RETRY = 1.0  # s until a status entry is tried again that the store did not take
+NOBODY: tuple[int, list[str]] = (0, [])
 NEVER_MS = 1 << 62  # a reap_after of 0
 STALL = 2.0  # s by which a tick may be late, or the two clocks apart, before the silence counts as ours
 
@@ -77,7 +78,7 @@ class Liveness:
         self._reap_after_ms = int(reap_after * 1000) or NEVER_MS
         self._write_status = write_status
         self._reap = reap
-        self._buckets: dict[int, list[str]] = {}
+        self._buckets: dict[int, tuple[int, list[str]]] = {}  # number → (the number, ids): one int for all of them
         self._next = math.floor(monotonic() / WIDTH)  # the first bucket that was not looked at
         self._written: dict[str, float] = {}  # id → when its last status entry was written (monotonic)
         self._waiting: list[tuple[float, str]] = []  # heap of (due, id): status entries that wait
@@ -158,8 +159,11 @@ class Liveness:
             due = service.beat_s + service.ttl
         bucket = max(math.ceil(min(due, now + FAR) / WIDTH), self._next)
         if service.bucket == 0 or bucket < service.bucket or service.bucket < self._next:
-            service.bucket = bucket
-            self._buckets.setdefault(bucket, []).append(service.uid)
+            held = self._buckets.get(bucket)
+            if held is None:
+                held = self._buckets[bucket] = (bucket, [])
+            service.bucket = held[0]
+            held[1].append(service.uid)
 
     def start(self) -> None:
         """Everybody gets a full ttl from now."""
@@ -182,7 +186,7 @@ class Liveness:
         done = self._eager = 0
         while self._next <= last:
             bucket, self._next = self._next, self._next + 1
-            for uid in self._buckets.pop(bucket, ()):
+            for uid in self._buckets.pop(bucket, NOBODY)[1]:
                 service = self._catalog.get(uid)
                 if service is None or service.bucket != bucket:
                     continue  # removed, or watched elsewhere

@@ -46,6 +46,8 @@ LOG_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "text": "the words of an alert",
         "reason": "why",
         "error": "what an operation failed with",
+        "failed": "how many writes failed since the start",
+        "ms": "how long a call took, milliseconds",
         "task": "a background task",
         # the node
         "did": "the node's key",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COMMIT_SHIFT = 24  # seq = commit number << 24 | row of the group
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """An entry to keep. `prior`: the bytes of what a tombstone buries, so that those who resume later learn whom it
     concerned.
@@ -49,7 +49,7 @@ class Batch:
         return size
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredEntry:
     """One entry as it came back: `id` is not yet compared with `raw`."""
 

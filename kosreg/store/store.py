@@ -54,7 +54,8 @@ class Store:
     """An open store. Made by `open`; every method runs in the loop that opened it.
 
     origin: 32 bytes, whose it is. version_key: 16 bytes, made once with the store. opened: how the schema came to be.
-    on_commit: called in the loop with the batches of each commit, in order, before their futures resolve.
+    on_commit: called in the loop with the batches of each commit, in order, before their futures resolve; on_failure:
+    the same for batches that were not written. One of the two is called once for each batch, whoever still waits.
     """
 
     def __init__(self, backend: Backend, origin: bytes, opened: Opened, *, readonly: bool) -> None:
@@ -63,6 +64,7 @@ class Store:
         self.readonly = readonly
         self.version_key = b""
         self.on_commit: Callable[[list[Batch]], None] = _nobody
+        self.on_failure: Callable[[list[Batch]], None] = _nobody
         self.first_seq = 0
         self._backend = backend
         self._statements = Statements.of(backend.engine.dialect)
@@ -105,7 +107,13 @@ class Store:
         store = cls(backend, origin, replace(opened, warning=backend.warning), readonly=readonly)
         last = await store._identify(wrap_key)
         if not readonly:
-            writer = Writer(backend, store._statements, last, lambda batches: store.on_commit(batches))
+            writer = Writer(
+                backend,
+                store._statements,
+                last,
+                lambda batches: store.on_commit(batches),
+                lambda batches: store.on_failure(batches),
+            )
             try:
                 await writer.submit(None, [], 0, 0)  # takes this run's number, and shows that writing works
             except BaseException:

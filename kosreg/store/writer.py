@@ -38,6 +38,7 @@ class _Job:
     done: "asyncio.Future[None]"
     rows: int
     weight: int
+    answered: bool = False
 
 
 class Writer:
@@ -49,11 +50,13 @@ class Writer:
         statements: Statements,
         last: int,
         on_commit: Callable[[list[Batch]], None],
+        on_failure: Callable[[list[Batch]], None],
     ) -> None:
         self.last = last
         self._backend = backend
         self._statements = statements
         self._on_commit = on_commit
+        self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Job] = deque()
         self._wake = asyncio.Event()
@@ -174,10 +177,16 @@ class Writer:
                 self._answer(job, StoreError("it was written, but could not be shown."), error)
             return
         for job in group:
+            job.answered = True
             if not job.done.done():  # whoever waited may have been cancelled
                 job.done.set_result(None)
 
     def _answer(self, job: _Job, fault: StoreError, cause: Exception | None = None) -> None:
+        if job.answered:
+            return
+        job.answered = True
+        if job.batch is not None:
+            self._on_failure([job.batch])
         if not job.done.done():
             mine = type(fault)(fault.detail, fault.todo)  # each waiter raises its own: a raise adds to the traceback
             mine.__cause__ = cause
