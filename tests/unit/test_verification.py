@@ -15,9 +15,13 @@ KEY, OTHER = NodeKey(b"\x01" * 32), NodeKey(b"\x02" * 32)
 DAY = 24 * 3600 * 1000
 
 
+def sees_all(_uid: str) -> bool:
+    return True
+
+
 def judged(signer: NodeKey, origin: NodeKey, days: int = 1) -> dict[str, Any]:
     record = {"id": "a", "name": "A", "type": "agent", "origin": origin.did, "valid_until": rfc3339(NOW + days * DAY)}
-    return Verifier(Replica(KEY)).json(sign_record(signer, record), NOW)
+    return Verifier(Replica(KEY), sees_all).json(sign_record(signer, record), NOW)
 
 
 def test_a_record_that_this_node_signed_is_valid() -> None:
