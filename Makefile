@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LICENCES := MIT;Apache;BSD;MPL;Mozilla Public;PSF;Python Software Foundation;ISC
 
-.PHONY: help run demo test lint bench install dev lock clean
+.PHONY: help run demo test lint bench docs install dev lock clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
@@ -40,6 +40,9 @@ lint: dev               ## ruff, mypy --strict, the import rules, dependencies a
 
 bench: dev              ## our speed beside a bare aiohttp handler, as a table of ratios
 	$(BIN)/python -m tests.bench.node
+
+docs: dev               ## write the tables of the documentation anew from the code
+	$(BIN)/python -m docs.generate
 
 lock: dev               ## write the lock files anew from pyproject.toml
 	$(BIN)/pip install --quiet uv
