@@ -55,6 +55,7 @@ class Journal:
         self.head = head  # the seq of the newest change
         self.floor = head  # what came after this seq is here
         self.lost: list[range] = []  # numbers of what crashes took back: nobody can go on from them
+        self.closed = False
         self._waiters: set[asyncio.Future[None]] = set()
         self._pulse: asyncio.TimerHandle | None = None
 
@@ -120,7 +121,8 @@ class Journal:
                 future.set_result(None)
 
     def close(self) -> None:
-        """Wake everybody, for the end."""
+        """Wake everybody, for the end: nothing more comes."""
+        self.closed = True
         if self._pulse is not None:
             self._pulse.cancel()
         self._wake()

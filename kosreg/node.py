@@ -148,9 +148,9 @@ class Node:
         self.ready = False
         for socket in tuple(self.sockets):
             socket.end(1012, "the node restarts")
+        self.catalog.journal.close()  # long polls are answered now, not cut off
         if hasattr(self, "server"):
             await self.server.stop()
-        self.catalog.journal.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

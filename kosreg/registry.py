@@ -457,7 +457,7 @@ class Registry:
                 listing.version = max(listing.version, left)
                 return True
             remaining = deadline - self._monotonic()
-            if remaining <= 0:
+            if remaining <= 0 or self.catalog.journal.closed:
                 return False
             await self.catalog.journal.wait(listing.built, remaining)
 

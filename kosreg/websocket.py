@@ -114,6 +114,8 @@ class Session:
         return self.ws
 
     async def _converse(self) -> None:
+        if not self.node.ready:
+            raise _Closed(CLOSE_RESTART, "the node restarts")
         caller = self.caller = await self._authenticate()
         if (
             sum(other.caller is not None and other.caller.sub == caller.sub for other in self.node.sockets)
