@@ -121,10 +121,12 @@ class Service:
 
     def json(self) -> bytes:
         """The whole record as an answer shows it."""
-        tail = self.tail
-        if tail is None:
-            tail = self.tail = self._tail()
-        return self.head + tail
+        return self.head + (self.tail or self.live())
+
+    def live(self) -> bytes:
+        """What follows the head: where the record comes from and how it lives. Kept until something moves."""
+        tail = self.tail = self._tail()
+        return tail
 
     def json_while(self, status: str) -> bytes:
         """The record as it was shown while its effective status was `status`, which it is no longer."""
@@ -142,8 +144,8 @@ class Service:
         if self.since:
             more += f',"since":"{rfc3339(self.since)}"'
         return (
-            f',"origin":"{self.origin}","klp":"klp://{self.uid}","heartbeat":{beat},"status":"{status}","liveness":{{"declared":"{self.declared}",'
-            f'"effective":"{status}","heartbeat":{beat},"reason":{why}{more}}}}}'
+            f',"origin":"{self.origin}","klp":"klp://{self.uid}","heartbeat":{beat},"status":"{status}",'
+            f'"liveness":{{"declared":"{self.declared}","effective":"{status}","heartbeat":{beat},"reason":{why}{more}}}}}'
         ).encode()
 
     def value(self, name: str) -> Any:

@@ -52,8 +52,11 @@ class Direct(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         writer = cast(StreamWriter, request.writer)
-        await writer.write(self._head + self._bytes, drain=False)
-        if len(self._bytes) >= LARGE:
+        if len(self._bytes) < LARGE:
+            await writer.write(self._head + self._bytes, drain=False)
+        else:
+            await writer.write(self._head, drain=False)  # not copied once more: the transport sends both in one call
+            await writer.write(self._bytes, drain=False)
             await self._by.drain(request, len(self._bytes))
         return writer
 
