@@ -20,7 +20,7 @@ import orjson
 import structlog
 
 from crdt.entry import Entry, EntryError
-from federation.cose import decode_entry, fact_of
+from federation.cose import decode_entry, fact_of, restore_entry
 from federation.identity import did_of
 from federation.replica import Alert, Persist, Replica, Statement
 from kosreg.catalog import Catalog
@@ -280,7 +280,7 @@ class RegistrySync:
         """The journal as the last run would have kept it, as far as rows can tell."""
         if seq <= self.catalog.journal.head:
             return  # a status shown under the number of a change that is told already
-        entry = decode_entry(stored.raw)
+        entry = restore_entry(stored.raw, stored.id, self.replica.map.origins)
         after = self.catalog.get(entry.name)
         before: Service | None = None
         known = False

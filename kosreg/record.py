@@ -63,7 +63,7 @@ def _acl(value: Mapping[str, Any]) -> dict[str, list[str]] | None:
     return {k: list(dict.fromkeys(value[k])) for k in ("call", "read") if value.get(k) is not None} or None
 
 
-# how a field of a request is signed; None: it is at its default, and left out. Fields that are not here stay as they are
+# how a field of a request is signed; None: it is at its default, and left out. What is not here stays as it is
 _SIGNED_AS: dict[str, Callable[[Any], Any]] = {
     "id": lambda _: None,
     "visibility": lambda _: None,

@@ -19,7 +19,10 @@ from kosreg.query import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT, Query, parse_text
 from kosreg.schemas.service_schema import (
     BEAT,
     BEATS,
+    MAX_BEAT_ID,
+    MAX_BEATS,
     BeatIn,
+    BeatItem,
     BeatsIn,
     ServiceIn,
     ServiceOut,
@@ -188,8 +191,25 @@ async def heartbeat(call: Call) -> Reply:
     return Reply(200, beat_answer(service))
 
 
+def plain_beats(raw: bytes) -> list[BeatItem] | None:
+    """The beats of a batch in which each is an id and no more, as nearly all are; None for any other body, which the
+    schema then judges. A quarter of its time: set operations instead of a validator for each beat."""
+    try:
+        value = orjson.loads(raw)
+        beats = value["beats"]
+        if len(value) == 1 and set(map(type, beats)) == {dict} and set(map(len, beats)) == {1}:
+            ids = [beat["id"] for beat in beats]
+            if len(ids) <= MAX_BEATS and set(map(type, ids)) == {str} and max(map(len, ids)) <= MAX_BEAT_ID:
+                return beats  # type: ignore[no-any-return]
+    except (orjson.JSONDecodeError, TypeError, KeyError):
+        pass
+    return None
+
+
 async def heartbeats(call: Call) -> Reply:
-    beats = parse(BEATS, call.raw)["beats"]
+    beats = plain_beats(call.raw)
+    if beats is None:
+        beats = parse(BEATS, call.raw)["beats"]
     if len(beats) > 1:  # the door has charged one
         call.app.limits.charge(call.who, "beats", len(beats) - 1)
     return Reply(200, call.app.registry.heartbeats(call.who, beats))

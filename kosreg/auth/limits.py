@@ -2,8 +2,8 @@
 
 GCRA (the leaky bucket as one number a subject: when its budget will be whole again), on the monotonic clock. It is
 ours, not a library's: throttled-py, tried first, took 4 to 7 µs of each call, more than the rest of the door, for the
-same arithmetic behind locks and stores; this takes a fraction of one. When `MAX_SUBJECTS` are known those whose budget is
-whole are forgotten, which changes nothing for them, and if that is not enough the one that was there the longest.
+same arithmetic behind locks and stores; this takes a fraction of one. When `MAX_SUBJECTS` are known those whose budget
+is whole are forgotten, which changes nothing for them, and if that is not enough the one that was there the longest.
 
 A third budget belongs to addresses: failed authentications. It is charged after a failure only and so never shuts out a
 good token that comes from the same address, as all agents of a machine do; it answers a flood with 429 instead of

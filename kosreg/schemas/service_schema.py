@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 DEFAULT_TTL = 30
 MAX_TTL = 30 * 24 * 3600
+MAX_BEATS = 50_000  # in one batch
+MAX_BEAT_ID = 256
 DEFAULT_WEIGHT = 1
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
@@ -170,7 +172,7 @@ class BeatIn(TypedDict, total=False):
 class BeatItem(TypedDict):
     """One heartbeat of a batch."""
 
-    id: Annotated[str, StringConstraints(max_length=256)]
+    id: Annotated[str, StringConstraints(max_length=MAX_BEAT_ID)]
     status: NotRequired[Status | None]
     load: NotRequired[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None]
 
@@ -179,7 +181,7 @@ class BeatItem(TypedDict):
 class BeatsIn(TypedDict):
     """Many heartbeats in one request."""
 
-    beats: Annotated[list[BeatItem], Field(max_length=50_000)]
+    beats: Annotated[list[BeatItem], Field(max_length=MAX_BEATS)]
 
 
 RECORD = TypeAdapter(ServiceIn)
