@@ -7,6 +7,7 @@ the one place that knows all the parts.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable
 from pathlib import Path
@@ -91,7 +92,11 @@ class Node:
     async def _start(self) -> None:
         began = time.monotonic()
         clean = await self.store.get_meta(CLEAN) == b"1"
-        entries = await self.sync.load(clean=clean)
+        gc.disable()  # it would walk what was loaded again and again, and all of it stays
+        try:
+            entries = await self.sync.load(clean=clean)
+        finally:
+            gc.enable()
         await self.store.set_meta(CLEAN, b"0")
         self.auth = await Auth.open(self.store, self.did, self.settings.tokens.issuers)
         self.auth.on_revoked.append(self._revoked)

@@ -159,3 +159,16 @@ def shown(uid: str, origin: str, cls: Class, body: Mapping[str, Any]) -> dict[st
 def head_of(uid: str, cls: Class, body: Mapping[str, Any]) -> bytes:
     """`said` as JSON bytes without the closing brace: what is alike in all records, and what lives, follows."""
     return orjson.dumps(said(uid, cls, body))[:-1]
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7396 §2."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge_patch(result.get(name), value)
+    return result

@@ -16,19 +16,20 @@ from typing import Any, cast
 import orjson
 import uuid_utils
 
-from crdt.entry import Class, EntryError
+from crdt.entry import Class, Entry, EntryError
 from federation import jws
-from federation.cose import fact_of, verify_entry
+from federation.cose import fact_of
 from federation.replica import Statement
 from kosreg.auth import Caller, covers
 from kosreg.catalog import Catalog
+from kosreg.explain import hidden_from, replaced, shown_because, told
 from kosreg.journal import Change
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.listing import Listing, Listings, plain_key
 from kosreg.liveness import Liveness, status_body
 from kosreg.problems import Problem
 from kosreg.query import Filter, Query, make_cursor
-from kosreg.record import CLASS_OF, NAME_OF, Body, body_of, dated, shown
+from kosreg.record import CLASS_OF, Body, body_of, dated, merge_patch, shown
 from kosreg.schemas.service_schema import READ_ONLY, ServiceIn, check_record, parse_record
 from kosreg.service import Service
 from kosreg.store import StoreBusy, StoreError, StoreFull
@@ -68,7 +69,7 @@ class Viewer:
         return self.admin or service.owner == self.sub
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Registered:
     """What became of a registration: `created` (201) or not (200); `changed` is False where nothing was written."""
 
@@ -466,57 +467,34 @@ class Registry:
     def explain(self, caller: Caller, uid: str) -> dict[str, Any]:
         """Why `uid` is shown as it is: who signed it, when it came, what it replaced, from whom it is hidden."""
         service = self.get(caller, uid)
-        now = self._wall_ms()
-        entry = self.sync.replica.view("service", uid, now)
-        assert entry is not None, "what the catalog shows, the replica holds"
-        last = next(
-            (
-                c
-                for c in reversed(self.catalog.journal.recent())
-                if c.uid == uid and c.event in ("registered", "updated")
-            ),
-            None,
-        )
-        answer: dict[str, Any] = {
-            "id": uid,
-            "origin": service.origin,
-            "owner": service.owner,
-            "visibility": NAME_OF[service.cls],
-            "entry": {
-                "id": entry.id.hex(),
-                "stamp": entry.stamp,
-                "stamped": rfc3339(entry.stamp >> 16),
-                "valid_until": rfc3339(entry.valid_until),
-                "bytes": len(entry.raw),
-                "signature": "valid" if verify_entry(entry) else "invalid",
-            },
-            "received": {"at": rfc3339(service.updated), "path": "registered at this node"},
-            "replaced": None,
-            "status": orjson.loads(service.json())["liveness"],
-            "shown_because": "you own it"
-            if service.owner == caller.sub
-            else "you are an admin"
-            if caller.admin
-            else "its visibility and acl let you read it",
-        }
-        if last is not None and last.before is not None and self.viewer(caller).sees(last.before):
-            answer["replaced"] = {"updated": rfc3339(last.before.updated), "visibility": NAME_OF[last.before.cls]}
-        if self.viewer(caller).owns(service):
-            answer["hidden_from"] = hidden_from(service)
-        return answer
+        viewer = self.viewer(caller)
+        story = told(service, self._entry(uid))
+        written = ("registered", "updated")
+        changes = reversed(self.catalog.journal.recent())
+        last = next((change for change in changes if change.uid == uid and change.event in written), None)
+        if last is not None and last.before is not None and viewer.sees(last.before):
+            story["replaced"] = replaced(last.before)
+        story["shown_because"] = shown_because(service, caller)
+        if viewer.owns(service):
+            story["hidden_from"] = hidden_from(service)
+        return story
+
+    def _entry(self, uid: str) -> Entry:
+        """The entry behind a service that is shown."""
+        entry = self.sync.replica.view("service", uid, self._wall_ms())
+        if entry is None:  # it lapsed a moment ago
+            raise not_found(uid)
+        return entry
 
     def signed_cose(self, caller: Caller, uid: str) -> bytes:
         """The entry as it was signed: COSE_Sign1."""
         self.get(caller, uid)
-        entry = self.sync.replica.view("service", uid, self._wall_ms())
-        assert entry is not None, "what the catalog shows, the replica holds"
-        return entry.raw
+        return self._entry(uid).raw
 
     def signed_json(self, caller: Caller, uid: str) -> bytes:
         """The record as flattened JWS by this node's key, made now."""
         service = self.get(caller, uid)
-        entry = self.sync.replica.view("service", uid, self._wall_ms())
-        assert entry is not None, "what the catalog shows, the replica holds"
+        entry = self._entry(uid)
         record = shown(uid, service.origin, service.cls, fact_of(entry).body or {})
         record["valid_until"] = rfc3339(entry.valid_until)
         try:
@@ -543,33 +521,6 @@ class Registry:
             else:
                 told.append((change, "deregistered", cast(Service, before)))
         return told
-
-
-def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396 §2."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge_patch(result.get(name), value)
-    return result
-
-
-def hidden_from(service: Service) -> list[str]:
-    """In words, from whom a service is hidden."""
-    words = []
-    if service.cls == Class.PRIVATE:
-        words.append("everyone but its owner and admins, and every other node: it is private")
-    elif service.cls == Class.INTERNAL:
-        words.append("every other node: it is internal, and this node is in no federation")
-    if service.readers is not None and service.cls != Class.PRIVATE and "*" not in service.readers:
-        words.append(
-            f"everyone but its owner, admins and {', '.join(service.readers) or 'nobody else'}: its acl.read says so"
-        )
-    return words
 
 
 def gone() -> Problem:
