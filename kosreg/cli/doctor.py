@@ -247,6 +247,7 @@ async def check_store(known: Examination) -> AsyncIterator[Finding]:
     if size is None:
         yield Finding("store", "note", "there is none yet; the first start makes it")
         return
+    size += _size(file.with_name(file.name + "-wal")) or 0  # what was committed last stands in the log
     try:
         store = await Store.open(url, known.key.public, known.key.derive("store"), readonly=True)
         try:
@@ -316,7 +317,7 @@ def show(findings: list[Finding], then: str) -> None:
     words = {"good": ("ok", "green"), "note": ("note", "cyan"), "bad": ("BAD", "bold red")}
     for finding in findings:
         word, style = words[finding.state]
-        line = Text(f"{word:<5}", style=style)
+        line = Text().append(f"{word:<5}", style=style)
         line.append(f"{finding.check}: ", style="bold").append(clean(finding.detail))
         to.print(line, soft_wrap=True)
         if finding.todo:

@@ -7,6 +7,7 @@ of JSON). Everything else that a node says is its log, on stderr.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -115,7 +116,7 @@ def _loop_factory() -> Callable[[], AbstractEventLoop] | None:
 
 def banner(running: Mapping[str, Any], directory: Path) -> str:
     """What a person wants to know who has just started a node: commands that work as they stand in any terminal."""
-    kosreg, where = called(), shlex.quote(str(directory))
+    kosreg, where = called(), "" if _is_usual(directory) else f" --data-dir {shlex.quote(str(directory))}"
     return "\n".join(
         (
             f"kosreg {running['version']} is running: {running['name']}",
@@ -123,11 +124,18 @@ def banner(running: Mapping[str, Any], directory: Path) -> str:
             f"  API   {running['api']}",
             f"  data  {directory}",
             "Try next, in another terminal:",
-            f"  {kosreg} status --data-dir {where}",
-            f"  {kosreg} services register --data-dir {where} --name Echo --type agent --url http://127.0.0.1:9000",
-            f"  {kosreg} services watch --data-dir {where}",
+            f"  {kosreg} status{where}",
+            f"  {kosreg} services register{where} --name Echo --type agent --url http://127.0.0.1:9000",
+            f"  {kosreg} services watch{where}",
         )
     )
+
+
+def _is_usual(directory: Path) -> bool:
+    """Whether a command finds this directory without being told, in whatever terminal."""
+    from kosreg.paths import data_dir
+
+    return "XDG_DATA_HOME" not in os.environ and directory == data_dir(environ={})
 
 
 def called() -> str:

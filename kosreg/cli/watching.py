@@ -121,7 +121,7 @@ class _Printer:
         clock = (moment or datetime.now().astimezone()).astimezone().strftime("%H:%M:%S") if at else "        "
         live = service.get("liveness")
         reason = live.get("reason") if isinstance(live, dict) and word in ("offline", "degraded") else None
-        text = Text(f"{clock}  ", style="dim")
+        text = Text().append(f"{clock}  ", style="dim")  # not Text(…, style): that would be the style of all of it
         text.append(f"{clean(word):<12}", style=EVENT_STYLES.get(word, ""))
         text.append(f"  {clean(str(service.get('id', '')))}  {clean(str(service.get('name', '')))}")
         text.append(f"  {clean(str(service.get('url') or service.get('klp') or ''))}", style="dim")

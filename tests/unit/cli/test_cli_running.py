@@ -42,3 +42,13 @@ def test_the_command_is_called_by_its_name_where_path_leads_to_it(
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr(sys, "argv", ["-c", "run"])
     assert called() == "kosreg"
+
+
+def test_the_directory_is_named_unless_every_terminal_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    usual = tmp_path / ".local/share/kosreg"
+    assert "--data-dir" not in banner(RUNNING, usual)
+    assert f"--data-dir {tmp_path / 'k'}" in banner(RUNNING, tmp_path / "k")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / ".local/share"))  # in this terminal; who knows in the other
+    assert f"--data-dir {usual}" in banner(RUNNING, usual)
