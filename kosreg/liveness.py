@@ -8,6 +8,7 @@ Only a change of the effective status is told (`catalog.moved`) and becomes an e
 `STATUS_INTERVAL`: the entry waits, what the node shows does not.
 
 After a start, a suspend, a clock jump or a stall of this process every service gets a full ttl: its silence was ours.
+A short stall moves the deadlines by as much.
 
 The clocks and the way to write come in as arguments: `write_status` submits the entry and says whether the store
 took it (None: there is nothing to write), `reap` deregisters.
@@ -35,6 +36,8 @@ RETRY = 1.0  # s until a status entry is tried again that the store did not take
 NOBODY: tuple[int, list[str]] = (0, [])
 NEVER_MS = 1 << 62  # a reap_after of 0
 STALL = 2.0  # s by which a tick may be late, or the two clocks apart, before the silence counts as ours
+HICCUP = 0.5  # s late from which the deadlines move: who beats every third of a ttl of 1 s has 0.67 s to spare
+REAPING = 500  # services deregistered at the same time: they share a commit
 
 log = structlog.get_logger("kosreg.liveness")
 
@@ -84,6 +87,8 @@ class Liveness:
         self._waiting: list[tuple[float, str]] = []  # heap of (due, id): status entries that wait
         self._waiting_ids: set[str] = set()
         self._eager = 0  # status entries submitted at once since the last tick
+        self._reaping: set[asyncio.Task[None]] = set()
+        self._graced = monotonic()  # when everybody last got a full ttl
         self.graces = 0  # how often everybody got a full ttl
         self.expiries = 0
 
@@ -155,8 +160,13 @@ class Liveness:
             return
         if service.expired:
             due = now + max(0.0, (service.since + self._reap_after_ms - self._wall_ms()) / 1000)
+            due = max(due, self._graced + service.ttl)
         else:
             due = service.beat_s + service.ttl
+        self._look(service, due, now)
+
+    def _look(self, service: Service, due: float, now: float) -> None:
+        """Put `service` into the bucket of `due`, unless it is in an earlier one."""
         bucket = max(math.ceil(min(due, now + FAR) / WIDTH), self._next)
         if service.bucket == 0 or bucket < service.bucket or service.bucket < self._next:
             held = self._buckets.get(bucket)
@@ -173,11 +183,16 @@ class Liveness:
             self.watch(service, now)
 
     def grace(self) -> None:
-        """A full ttl for each service that is not offline yet."""
-        now = self._monotonic()
+        """A full ttl for each service: to beat, or, if it is offline, before it may be deregistered."""
+        now = self._graced = self._monotonic()
         for service in self._catalog:
             if not service.expired:
                 service.beat_s = now
+
+    def _wait_longer(self, seconds: float) -> None:
+        """What was sent while this process stood still has not been read yet: move the deadlines."""
+        for service in self._catalog:
+            service.beat_s += seconds
 
     async def tick(self) -> None:
         """Look at the buckets whose time has come, and write the status entries that are due."""
@@ -191,7 +206,7 @@ class Liveness:
                 if service is None or service.bucket != bucket:
                     continue  # removed, or watched elsewhere
                 service.bucket = 0
-                await self._judge(service, now)
+                self._judge(service, now)
                 done += 1
                 if done % SLICE == 0:
                     await asyncio.sleep(0)
@@ -203,13 +218,18 @@ class Liveness:
         if self._written:
             self._forget(now)
 
-    async def _judge(self, service: Service, now: float) -> None:
+    def _judge(self, service: Service, now: float) -> None:
         if service.ttl == 0:
             return  # it had a ttl when it was put into this bucket
         now_ms = self._wall_ms()
         if service.expired:
-            if now_ms >= service.since + self._reap_after_ms:
-                await self._reap(service)
+            if now_ms >= service.since + self._reap_after_ms and now >= self._graced + service.ttl:
+                if len(self._reaping) < REAPING:
+                    task = asyncio.create_task(self._deregister(service), name="reap")
+                    self._reaping.add(task)
+                    task.add_done_callback(self._reaping.discard)
+                else:
+                    self._look(service, now + WIDTH, now)
                 return
         elif now >= service.beat_s + service.ttl:
             before = service.status
@@ -217,6 +237,16 @@ class Liveness:
             self.expiries += 1
             self._settle(service, before, now_ms, f"no heartbeat within its ttl of {service.ttl} s")
         self.watch(service, now)
+
+    async def _deregister(self, service: Service) -> None:
+        """Reap `service`, beside the wheel: a commit may take long, and judging must not wait for it."""
+        try:
+            await self._reap(service)
+        except Exception as error:  # the store does not take it, a full disk say: later
+            log.warning("reaping failed", service=service.uid, error=str(error))
+            if self._catalog.get(service.uid) is service and service.expired:
+                now = self._monotonic()
+                self._look(service, now + RETRY, now)
 
     # -- status entries ------------------------------------------------------------------------------------------
 
@@ -277,14 +307,21 @@ class Liveness:
     async def run(self) -> None:
         """Tick until cancelled, and give grace where the silence was ours."""
         mono, wall = self._monotonic(), self._wall_ms()
-        while True:
-            await asyncio.sleep(WIDTH)
-            now, now_wall = self._monotonic(), self._wall_ms()
-            passed = now - mono
-            drift = (now_wall - wall) / 1000 - passed
-            if passed > WIDTH + STALL or abs(drift) > STALL:
-                self.graces += 1
-                self.grace()
-                log.warning("grace", late_s=round(passed - WIDTH, 3), clock_drift_s=round(drift, 3))
-            mono, wall = now, now_wall
-            await self.tick()
+        try:
+            while True:
+                await asyncio.sleep(WIDTH)
+                now, now_wall = self._monotonic(), self._wall_ms()
+                late = now - mono - WIDTH
+                drift = (now_wall - wall) / 1000 - (now - mono)
+                if late > STALL or abs(drift) > STALL:
+                    self.graces += 1
+                    self.grace()
+                    log.warning("grace", late_s=round(late, 3), clock_drift_s=round(drift, 3))
+                elif late > HICCUP:
+                    self._wait_longer(late)
+                mono, wall = now, now_wall
+                await self.tick()
+        finally:
+            for task in tuple(self._reaping):
+                task.cancel()
+            await asyncio.gather(*self._reaping, return_exceptions=True)

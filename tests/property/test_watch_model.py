@@ -119,6 +119,8 @@ class Node:
             self.mono += 0.25
             self.wall += 250
             await self.liveness.tick()
+            if self.liveness._reaping:
+                await asyncio.wait(self.liveness._reaping)
         await self.settle()
 
     def fresh(self, who: Caller, asked: Filter) -> tuple[dict[str, Any], str, str]:

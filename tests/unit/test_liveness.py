@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from kosreg.catalog import Catalog
-from kosreg.liveness import STATUS_INTERVAL, Liveness, restore, status_body
+from kosreg.liveness import REAPING, STATUS_INTERVAL, Liveness, restore, status_body
 from kosreg.service import Service
 
 DAY = 24 * 3600.0
@@ -24,6 +24,14 @@ class World:
         self.written: list[tuple[float, str, object]] = []
         self.reaped: list[str] = []
         self.taking = True
+        self.full = False
+        self.slow: asyncio.Event | None = None
+        self.liveness = self.restarted()
+
+    def restarted(self) -> Liveness:
+        """Another one, that knows what the catalog knows."""
+        for service in self.catalog:
+            service.bucket = 0
         self.liveness = Liveness(
             self.catalog,
             monotonic=lambda: self.now,
@@ -32,6 +40,7 @@ class World:
             write_status=self.write,
             reap=self.reap,
         )
+        return self.liveness
 
     def write(self, service: Service) -> bool:
         if self.taking:
@@ -39,6 +48,10 @@ class World:
         return self.taking
 
     async def reap(self, service: Service) -> None:
+        if self.slow is not None:
+            await self.slow.wait()
+        if self.full:
+            raise OSError("no space left on device")
         self.reaped.append(service.uid)
         self.catalog.remove(service.uid, self.catalog.journal.next_seq(), self.wall)
 
@@ -55,6 +68,8 @@ class World:
             self.now = min(end, self.now + step)
             self.wall += round(step * 1000)
             await self.liveness.tick()
+            if self.liveness._reaping:
+                await asyncio.wait(self.liveness._reaping)
 
     def beat(self, service: Service, status: str | None = None) -> None:
         self.liveness.beat(service, self.now, self.wall, status)
@@ -179,6 +194,82 @@ async def test_reaped_after_seven_days_offline_and_not_before(world: World) -> N
     assert world.reaped == []
     await world.pass_time(300, step=30)
     assert world.reaped == ["a"]
+
+
+async def test_a_reaping_that_fails_is_tried_again_and_stops_nobody(world: World) -> None:
+    world.add("a", ttl=30)
+    other = world.add("b", ttl=30)
+    world.full = True
+    await world.pass_time(7 * DAY + 60, step=30)
+    assert world.reaped == []
+    world.beat(other)
+    await world.pass_time(60)
+    assert other.status == "offline", "it goes on judging"
+    world.full = False
+    await world.pass_time(5)
+    assert world.reaped == ["a"]
+
+
+async def test_a_slow_reaping_delays_nobody(world: World) -> None:
+    slow = asyncio.Event()
+    world.slow = slow
+    for n in range(REAPING + 20):
+        world.add(f"s{n}", ttl=2)
+    await world.pass_time(10)
+    world.wall += 8 * 86_400_000
+    other = world.add("other", ttl=2)
+    world.now += 61  # what is offline is looked at once a minute
+    async with asyncio.timeout(10):
+        await world.liveness.tick()
+    assert len(world.liveness._reaping) == REAPING
+    assert other.status == "offline"
+    slow.set()
+    await world.pass_time(5)
+    assert len(world.reaped) == REAPING + 20
+
+
+async def test_a_clock_jump_reaps_nobody_at_once(world: World) -> None:
+    """A week passes on the wall clock in a moment: who is offline gets his ttl to say that he lives."""
+    service = world.add("a", ttl=20)
+    await world.pass_time(30)
+    assert service.status == "offline"
+    world.wall += 8 * 86_400_000
+    world.liveness.grace()
+    await world.pass_time(18)
+    assert world.reaped == []
+    world.beat(service)
+    await world.pass_time(15)
+    assert (service.status, world.reaped) == ("active", [])
+
+
+async def test_a_start_reaps_nobody_at_once(world: World) -> None:
+    service = world.add("a", ttl=20)
+    await world.pass_time(30)
+    world.wall += 8 * 86_400_000
+    again = world.restarted()
+    again.start()
+    await world.pass_time(18)
+    assert (service.status, world.reaped) == ("offline", [])
+    await world.pass_time(4)
+    assert world.reaped == ["a"]
+
+
+async def test_a_short_stall_of_this_process_makes_nobody_offline(world: World) -> None:
+    """The beats that came meanwhile are still in the sockets when the clock is looked at."""
+    service = world.add("a", ttl=1)
+    running = asyncio.create_task(world.liveness.run())
+    await asyncio.sleep(0)  # it has looked at the clocks
+    try:
+        before = world.liveness._next
+        world.now += 1.8
+        world.wall += 1800
+        async with asyncio.timeout(10):
+            while world.liveness._next == before:
+                await asyncio.sleep(0.01)
+        assert service.status == "active"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_grace_gives_everybody_a_full_ttl_but_wakes_no_dead(world: World) -> None:
