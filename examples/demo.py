@@ -217,7 +217,7 @@ async def main() -> int:
         except (Failed, TimeoutError) as error:
             print(f"\nthe demo failed: {error or 'it took too long'}", file=sys.stderr)
             return 1
-    print(f"\nAll of it took {time.monotonic() - began:.0f} s. Your own node: kosreg run", flush=True)
+    print(f"\nAll of it took {time.monotonic() - began:.0f} s. Your own node: make run", flush=True)
     return 0
 
 
