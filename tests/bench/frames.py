@@ -40,7 +40,8 @@ class Socket(asyncio.Protocol):
         key = b64encode(os.urandom(16)).decode()
         self.transport.write(
             f"GET /ws/registry?subscribe=0 HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nAuthorization: Bearer {self.token}\r\n\r\n".encode()
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+            f"Authorization: Bearer {self.token}\r\n\r\n".encode()
         )
 
     def send(self, count: int) -> None:

@@ -82,9 +82,10 @@ async def test_the_record_has_every_field_and_its_defaults(api: Api, node: Node)
     assert answer["id"][14] == "7"  # UUIDv7
     assert answer | {"id": "x", "created": "", "updated": "", "heartbeat": "", "liveness": {}} == {
         "id": "x", "name": "n", "type": "tool", "tags": [], "auth": {"type": "none"}, "endpoints": [], "owner": "bob",
-        "visibility": "internal", "capabilities": [], "roles": [], "ttl": 30, "depends_on": [], "weight": 1, "metadata": {},
-        "origin": node.did, "klp": f"klp://{answer['id']}", "created": "", "updated": "", "heartbeat": "", "status": "active",
-        "liveness": {},
+        "visibility": "internal", "capabilities": [], "roles": [], "ttl": 30, "depends_on": [], "weight": 1,
+        "metadata": {},
+        "origin": node.did, "klp": f"klp://{answer['id']}", "created": "", "updated": "",
+        "heartbeat": "", "status": "active", "liveness": {},
     }  # fmt: skip
     assert answer["liveness"] == {
         "declared": "active", "effective": "active", "heartbeat": answer["heartbeat"], "reason": "heartbeats arrive",
@@ -263,7 +264,7 @@ async def test_bodies_over_the_bound_get_an_answer(bob: Client) -> None:
 async def test_lists_have_pages_totals_and_etags(api: Api) -> None:
     for n in range(25):
         await api.register(id=f"s{n:02}", tags=["page"])
-    status, page = await api.call("GET", "/api/services?tag=page&limit=10")
+    _, page = await api.call("GET", "/api/services?tag=page&limit=10")
     assert [s["id"] for s in page["services"]] == [f"s{n:02}" for n in range(10)]
     assert page["total"] == 25
     _, last = await api.call("GET", f"/api/services?tag=page&limit=20&cursor={page['next_cursor']}")

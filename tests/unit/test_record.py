@@ -13,9 +13,12 @@ from kosreg.schemas.service_schema import FIELDS, WRITABLE, parse_record
 
 FULL = {
     "id": "full", "name": "Full", "type": "agent", "tags": ["a", "b", "a"], "url": "wss://h.example:1/x",
-    "auth": {"type": "api_key", "token": "s3cret"}, "endpoints": [{"method": "POST", "path": "/a", "description": "d"}],
-    "status": "degraded", "owner": "bob", "visibility": "public", "version": "1", "description": "D", "capabilities": ["c"],
-    "roles": ["r"], "ttl": 5, "depends_on": ["x"], "region": "eu", "weight": 2.5, "metadata": {"b": 1, "a": [1.5, None]},
+    "auth": {"type": "api_key", "token": "s3cret"},
+    "endpoints": [{"method": "POST", "path": "/a", "description": "d"}],
+    "status": "degraded", "owner": "bob", "visibility": "public", "version": "1", "description": "D",
+    "capabilities": ["c"],
+    "roles": ["r"],
+    "ttl": 5, "depends_on": ["x"], "region": "eu", "weight": 2.5, "metadata": {"b": 1, "a": [1.5, None]},
     "acl": {"read": ["*"], "call": ["sub:eve"]}, "cards": {"a2a": {}}, "owner_proof": "AAEC",
 }  # fmt: skip
 

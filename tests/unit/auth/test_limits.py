@@ -6,7 +6,6 @@ of a burst may be refused by rounding.
 
 import itertools
 import timeit
-from typing import Any
 
 import pytest
 
