@@ -44,7 +44,7 @@ Client: `{"op":"subscribe"|"unsubscribe"|"register"|"heartbeat"|"deregister"|"pi
 `sub`, `service`, `beats` or `service_id`. Server: `{"op":"ok","id","result"}`, `{"op":"error","id","problem"}`,
 `{"op":"snapshot","sub","services","cursor","more"}`, `{"op":"event","sub","event","service","cursor","at"}`,
 `{"op":"lagged","sub","merged"}`. Events: `registered`, `updated`, `deregistered`, `offline`, `degraded`, `active`.
-Close codes: 4401 token, 4403 scope, 4408 too late, 4413 too large, 1012 restart.
+Close codes: 4401 token, 4403 scope, 4408 too late, 4413 too large, 1012 restart, 1013 too many sockets.
 """
 
 

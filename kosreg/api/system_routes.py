@@ -62,7 +62,7 @@ class NodeOut(TypedDict):
     name: str
     version: str
     api: Annotated[str, Field(description="Where the API listens: a URL, or unix:PATH.")]
-    federation: Annotated[str, Field(description="Where peers reach it; off: nowhere.")]
+    federation: Annotated[str, Field(description="federation.listen, as it is set. Not used in this release.")]
     started: Annotated[str, Field(description="RFC 3339.")]
     services: Counts
     websockets: int

@@ -203,7 +203,7 @@ async def check_run_file(known: Examination) -> AsyncIterator[Finding]:
 async def check_ports(known: Examination) -> AsyncIterator[Finding]:
     if known.settings is None or known.running:
         return  # a running node holds its own ports: check_api sees whether it answers
-    for name, listen in (("api", known.settings.api.listen), ("federation", known.settings.federation.listen)):
+    for name, listen in (("api", known.settings.api.listen),):  # this release does not open the federation's
         if listen.kind != "tcp" or not listen.port:
             continue
         why = _in_the_way(listen)

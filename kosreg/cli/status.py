@@ -51,7 +51,7 @@ def show(node: Mapping[str, Any], ready: Mapping[str, Any]) -> None:
             ("", node["kind_did"]),
             ("version", node["version"]),
             ("API", node["api"]),
-            ("federation", node["federation"]),
+            ("federation", f"{node['federation']} (not used in this release)"),
             ("up since", f"{local_time(node['started'])} ({ago(node['started'])})"),
             ("services", counts),
             ("watched by", f"{node['websockets']} WebSockets" if node["websockets"] else None),
