@@ -79,7 +79,7 @@ _SIGNED_AS: dict[str, Callable[[Any], Any]] = {
     "acl": _acl,
     "metadata": lambda value: value or None,
     "cards": lambda value: value or None,
-    "owner_proof": lambda value: proof_bytes(value),
+    "owner_proof": lambda value: proof_bytes(value) or None,
 }
 
 

@@ -33,6 +33,7 @@ ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$"
 _URL_PATTERN = (
     r"^(?i:(?:https?|wss?)://[^\s/?#@\\]+|klp://[^\s/?#\\]+)(?:[/?#]\S*)?$"  # no credentials: they belong in auth.token
 )
+_BASE64URL = r"^(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2,3})?$"
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
 ServiceId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
@@ -98,7 +99,7 @@ class ServiceIn(TypedDict):
     metadata: NotRequired[Json | None]
     acl: NotRequired[Acl | None]
     cards: NotRequired[Json | None]
-    owner_proof: NotRequired[Annotated[str, StringConstraints(max_length=8192, pattern=r"^[A-Za-z0-9_-]+$")] | None]
+    owner_proof: NotRequired[Annotated[str, StringConstraints(max_length=8192, pattern=_BASE64URL)] | None]
     # read-only: accepted, so that a record that was read can be sent back, and ignored
     origin: NotRequired[Any]
     klp: NotRequired[Any]
@@ -233,16 +234,11 @@ def faults(error: ValidationError) -> Problem:
         return Problem.of("malformed", detail=f"the body is not JSON: {first['ctx']['error']}")
     found: list[dict[str, str]] = []
     for item in details[:100]:
-        # a union names its branch in the location; a client knows no branches
-        loc = tuple(part for part in item["loc"] if not (isinstance(part, str) and _is_branch(part)))
+        loc = item["loc"]
         found.append({"pointer": pointer(loc), "detail": _detail(item, loc)})
     unique = list({(f["pointer"], f["detail"]): f for f in found}.values())
     places = ", ".join(f["pointer"] or "the body" for f in unique[:5])
     return Problem.of("invalid", detail=f"{len(unique)} fault(s), at {places}: see errors", errors=unique)
-
-
-def _is_branch(part: str) -> bool:
-    return "[" in part or "(" in part
 
 
 def parse_record(raw: bytes) -> ServiceIn:

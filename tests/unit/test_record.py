@@ -85,6 +85,8 @@ FAULTS = [
     ({"name": "n", "type": "api", "weight": -0.1}, ["/weight"]),
     ({"name": "n\u0000", "type": "api"}, ["/name"]),
     ({"name": "n", "type": "api", "metadata": []}, ["/metadata"]),
+    ({"name": "n", "type": "api", "a (b) [c]": 1}, ["/a (b) [c]"]),
+    ({"name": "n", "type": "api", "owner_proof": "AAAAA"}, ["/owner_proof"]),
 ]
 
 
