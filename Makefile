@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LICENCES := MIT;Apache;BSD;MPL;Mozilla Public;PSF;Python Software Foundation;ISC
 
-.PHONY: help run demo test lint bench docs install dev lock clean
+.PHONY: help run demo test lint bench docs soak-kill fuzz-api install dev lock clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
@@ -43,6 +43,12 @@ bench: dev              ## our speed beside a bare aiohttp handler, as a table o
 
 docs: dev               ## write the tables of the documentation anew from the code
 	$(BIN)/python -m docs.generate
+
+soak-kill: dev          ## kill a node under load 50 times: nothing that was acknowledged may be lost (10 minutes)
+	KOSREG_TEST_KILLS=50 $(BIN)/pytest tests/integration/test_crash.py
+
+fuzz-api: dev           ## schemathesis against a real node for a long time (20 minutes)
+	KOSREG_TEST_EXAMPLES=1000 KOSREG_TEST_SEED=$$(date +%s) $(BIN)/pytest tests/integration/test_openapi_conformance.py
 
 lock: dev               ## write the lock files anew from pyproject.toml
 	$(BIN)/pip install --quiet uv
