@@ -28,7 +28,7 @@ demo: install           ## the whole story in a minute
 	@$(BIN)/python -m examples.demo
 
 test: dev               ## all tests (see CONTRIBUTING.md for the long ones)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: dev               ## ruff, mypy --strict, the import rules, dependencies and their licences
 	$(BIN)/ruff check .
