@@ -10,7 +10,6 @@ long polls and subscriptions agree. This file has no I/O.
 from __future__ import annotations
 
 import base64
-import binascii
 import difflib
 import re
 import zlib
@@ -34,6 +33,7 @@ MAX_WAIT = 60.0  # s
 MAX_VALUES = 64  # of one name
 MAX_FIELDS = 1000  # values in one query string
 MAX_TEXT = 512  # characters of one value
+MAX_FILTER = 8192  # characters of all values of a WebSocket's filter, as of a query string: it is kept while it lasts
 
 FILTER_NAMES = (
     "tag", "any_tag", "type", "owner", "status", "visibility", "origin", "capability", "q",
@@ -212,6 +212,9 @@ def filter_of(value: Any) -> Filter:
                 errors=[_fault(f"filter/{name}", "must be a text or a list of texts")],
             )  # fmt: skip
         values[name] = items
+    if sum(len(item) for items in values.values() for item in items) > MAX_FILTER:
+        text = f"has more than {MAX_FILTER} characters in all"
+        raise Problem.of("invalid", detail=f"the filter {text}", errors=[_fault("filter", text)])
     return parse_filter(values)
 
 
@@ -282,7 +285,7 @@ def _opened(cursor: str, sort: tuple[tuple[str, bool], ...], faults: list[dict[s
         sound = names == _names_of(sort) and len(key) == len(sort) + 1 and isinstance(key[-1], str)
         if sound and all(part is None or isinstance(part, str | int | float) for part in key):
             return tuple(key)
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, LookupError):
         pass
     faults.append(_fault("cursor", "is not from an answer to this query: start again without it"))
     return None

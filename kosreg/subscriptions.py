@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import orjson
-
 from kosreg.auth import Caller
 from kosreg.journal import Change, Event
 from kosreg.query import Filter
@@ -29,6 +27,7 @@ from kosreg.versions import NOWHERE
 CHUNK = 200  # services in one snapshot frame
 MERGE_ABOVE = 2_000  # changes behind from which only the newest state of each service is told
 ROUND = 256  # events between two looks at whether the reader keeps up
+ROUND_BYTES = 256 * 1024  # or, of events and of a snapshot's frame, so many bytes; the last record may go beyond
 
 
 class Subscription:
@@ -67,9 +66,17 @@ class Subscription:
         found = [s for s in asked.candidates(catalog) if viewer.sees(s) and asked.matches(s, s.status)]
         found.sort(key=lambda service: service.uid)
         seq = self.seq
-        for start in range(0, max(len(found), 1), CHUNK):
-            part = b",".join(service.json() for service in found[start : start + CHUNK])
-            last = start + CHUNK >= len(found)
+        last = False
+        rest = iter(found)
+        service = next(rest, None)
+        while not last:
+            part: list[bytes] = []
+            size = 0
+            while service is not None and len(part) < CHUNK and size < ROUND_BYTES:
+                part.append(service.json())
+                size += len(part[-1])
+                service = next(rest, None)
+            last = service is None
             tail = b',"cursor":"' + self._registry.versions.salted(seq if last else NOWHERE).encode() + b'"'
             tail += b',"reset":true' if reset else b""
             more = b"false" if last else b"true"
@@ -77,7 +84,7 @@ class Subscription:
                 b'{"op":"snapshot","sub":'
                 + self.sub
                 + b',"services":['
-                + part
+                + b",".join(part)
                 + b"]"
                 + tail
                 + b',"more":'
@@ -88,9 +95,9 @@ class Subscription:
     def next_frames(self) -> list[bytes]:
         """The next frames to send, some hundred events at most; empty when everything was told."""
         if self._ahead is not None:
-            frames = next(self._ahead, None)
-            if frames is not None:
-                return frames
+            ahead = next(self._ahead, None)
+            if ahead is not None:
+                return ahead
             self._ahead = None
         journal = self._registry.catalog.journal
         changes = journal.since(self.seq)
@@ -103,9 +110,17 @@ class Subscription:
             return next(self._ahead, [])
         if not changes:
             return []
-        self.seq = changes[-1].seq
         told = self._registry.events(self.caller, self.filter, changes)
-        return [self._event(*one, self._registry.versions.text(one[0].seq)) for one in told]
+        frames: list[bytes] = []
+        size = 0
+        for change, event, service in told:
+            frames.append(self._event(change, event, service, self._registry.versions.text(change.seq)))
+            size += len(frames[-1])
+            if size > ROUND_BYTES:
+                self.seq = change.seq
+                return frames
+        self.seq = changes[-1].seq
+        return frames
 
     def _catch_up(self, changes: Sequence[Change]) -> Iterator[list[bytes]]:
         """`changes`, all that came since, in rounds: each of them, or where they are too many the newest states."""
@@ -121,16 +136,20 @@ class Subscription:
             newest = registry.events(self.caller, self.filter, newest_states(changes))
             yield [self._lagged(len(told) - len(newest))]
             told = newest
-        for at in range(0, len(told), ROUND):
-            frames = []
-            for change, event, service in told[at : at + ROUND]:
-                if not merged:
-                    cursor = registry.versions.text(change.seq)
-                else:  # a merged state skips what was before it: from the middle of them nobody can go on
-                    last = change is told[-1][0]
-                    cursor = registry.versions.salted(self.seq if last else NOWHERE)
-                frames.append(self._event(change, event, service, cursor))
-            yield frames
+        frames: list[bytes] = []
+        size = 0
+        for change, event, service in told:
+            if not merged:
+                cursor = registry.versions.text(change.seq)
+            else:  # a merged state skips what was before it: from the middle of them nobody can go on
+                last = change is told[-1][0]
+                cursor = registry.versions.salted(self.seq if last else NOWHERE)
+            frames.append(self._event(change, event, service, cursor))
+            size += len(frames[-1])
+            if len(frames) == ROUND or size > ROUND_BYTES:
+                yield frames
+                frames, size = [], 0
+        yield frames
 
     @property
     def behind(self) -> bool:
@@ -180,8 +199,3 @@ def newest_states(changes: Sequence[Change]) -> list[Change]:
             )
         )
     return merged
-
-
-def sub_name(value: object) -> bytes:
-    """The name of a subscription as JSON bytes: its key, and how it is shown."""
-    return orjson.dumps(value)

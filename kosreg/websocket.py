@@ -18,11 +18,12 @@ import orjson
 import structlog
 from aiohttp import WSMsgType, web
 
+from kosreg.api.body import json_of_msgpack
 from kosreg.auth import Caller
 from kosreg.problems import Problem
 from kosreg.query import filter_of, parse_filter
 from kosreg.schemas.service_schema import BEAT, BEATS, check
-from kosreg.subscriptions import Subscription, sub_name
+from kosreg.subscriptions import Subscription
 from kosreg.times import now_ms, rfc3339
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ PREPAID = 16  # heartbeats charged at once
 HEARD_EVERY = 65_536  # bytes of frames read between two looks at whether the client takes its answers
 TEXT, BINARY = 1, 2  # opcodes
 MAX_SUBSCRIPTIONS = 64  # of one socket
+MAX_NAME = 256  # bytes of the id of a subscription: each of its frames carries it
+MAX_UNSENT = 256 * 1024  # bytes that wait for a client before the next are made: a slow one gets newer states instead
 MAX_SOCKETS = 1024  # of one subject
 
 CLOSE_TOKEN, CLOSE_SCOPE, CLOSE_LATE, CLOSE_LARGE, CLOSE_RESTART = 4401, 4403, 4408, 4413, 1012
@@ -82,6 +85,7 @@ class Session:
         )
         self.packed = False
         self.subscriptions: dict[bytes, Subscription] = {}
+        self._unsent = 0  # bytes since the client last took what was sent
         self._out: list[bytes] = []  # heads and frames of this turn of the loop
         self._prepaid = 0  # heartbeats
         self._more = asyncio.Event()  # a subscription came
@@ -91,8 +95,11 @@ class Session:
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> web.WebSocketResponse:
-        """From the upgrade to the close."""
-        await self.ws.prepare(self.call.request)
+        """From the upgrade to the close. Raises Problem (400) where it is no upgrade."""
+        try:
+            await self.ws.prepare(self.call.request)
+        except web.HTTPBadRequest as error:
+            raise Problem.of("malformed", f"This is no WebSocket handshake (RFC 6455): {error.text}") from None
         self.packed = self.ws.ws_protocol == MSGPACK_PROTOCOL
         self.node.sockets.add(self)
         self._talk = asyncio.create_task(self._converse(), name="websocket")
@@ -199,7 +206,7 @@ class Session:
         except Problem as problem:
             self._put(_error(None, problem))
             return
-        name = sub_name("auto")
+        name = said("auto")
         self.subscriptions[name] = Subscription(self.registry, caller, name, asked, since)
 
     # -- sending -------------------------------------------------------------------------------------------------
@@ -208,6 +215,7 @@ class Session:
         """Send `frame` (JSON) in this turn of the loop, with all others of this turn in one write."""
         if self.packed:
             frame = msgpack.packb(orjson.loads(frame))
+        self._unsent += len(frame)
         self._out.append(head_of_frame(len(frame), BINARY if self.packed else TEXT))
         self._out.append(frame)
         if len(self._out) == 2:
@@ -222,6 +230,7 @@ class Session:
     async def _taken(self) -> None:
         """Wait until the client takes what was sent, so that a slow one holds up itself."""
         self._flush()
+        self._unsent = 0
         async with asyncio.timeout(STALL):
             await self.call.request.writer.drain()
 
@@ -234,6 +243,8 @@ class Session:
                 for subscription in tuple(self.subscriptions.values()):
                     for frame in subscription.next_frames():
                         self._put(frame)
+                    if self._unsent > MAX_UNSENT:
+                        await self._taken()
                 await self._taken()
                 if any(s.behind for s in self.subscriptions.values()):
                     await asyncio.sleep(0)
@@ -252,12 +263,9 @@ class Session:
 
     def _decoded(self, data: str | bytes) -> Any:
         try:
-            if self.packed and isinstance(data, bytes):
-                return msgpack.unpackb(data, strict_map_key=True, raw=False)
-            return orjson.loads(data)
-        except (ValueError, msgpack.exceptions.ExtraData, msgpack.exceptions.StackError) as error:
-            form = "msgpack" if self.packed else "JSON"
-            raise Problem.of("malformed", detail=f"the frame is no {form}: {error}") from None
+            return orjson.loads(json_of_msgpack(data) if self.packed and isinstance(data, bytes) else data)
+        except orjson.JSONDecodeError as error:
+            raise Problem.of("malformed", f"The frame is not JSON: {error}.") from None
 
     async def _read(self, caller: Caller) -> None:
         receive = self.ws.receive
@@ -271,6 +279,8 @@ class Session:
                 frame = self._decoded(message.data)
                 if not isinstance(frame, dict):
                     raise Problem.of("malformed", "A frame is one object.")
+                if isinstance(frame.get("id"), list | dict):
+                    said(frame["id"])
                 ident = frame.get("id")
                 op = frame.get("op")
                 act = OPS.get(op) if isinstance(op, str) else None
@@ -282,6 +292,12 @@ class Session:
             except Problem as problem:
                 self.node.metrics.refused(problem.slug)
                 answer = _error(ident, problem)
+            except (ConnectionError, TimeoutError):
+                raise
+            except Exception:
+                log.exception("frame failed")
+                self.node.metrics.refused("internal")
+                answer = _error(ident, Problem.of("internal"))
             if answer:
                 self._put(answer)
             unheard += len(message.data)
@@ -297,7 +313,9 @@ class Session:
             raise Problem.of("malformed", "subscribe needs an id: events carry it as sub.")
         if caller.names("read", "service") == frozenset():
             raise Problem.out_of_scope("read:service:*")
-        name = sub_name(frame["id"])
+        name = said(frame["id"])
+        if len(name) > MAX_NAME:
+            raise Problem.of("malformed", f"The id of a subscription has at most {MAX_NAME} bytes: events carry it.")
         if name in self.subscriptions:
             raise Problem.of("conflict", "A subscription with this id is there: unsubscribe it, or choose another id.")
         if len(self.subscriptions) >= MAX_SUBSCRIPTIONS:
@@ -310,7 +328,7 @@ class Session:
         return _ok(frame["id"], b'{"sub":' + name + b"}")
 
     def _unsubscribe(self, caller: Caller, frame: dict[str, Any]) -> bytes:
-        name = sub_name(frame.get("sub"))
+        name = said(frame.get("sub"))
         if self.subscriptions.pop(name, None) is None:
             raise Problem.of("not-found", "There is no subscription with this sub on this socket.")
         return _ok(frame.get("id"), b'{"sub":' + name + b"}")
@@ -319,7 +337,7 @@ class Session:
         self._charge(caller)
         if not isinstance(frame.get("service"), dict):
             raise Problem.of("malformed", "register needs the record as service.")
-        done = await self.registry.register(caller, orjson.dumps(frame["service"]))
+        done = await self.registry.register(caller, said(frame["service"]))
         return _ok(frame.get("id"), done.service.json())
 
     def _heartbeat(self, caller: Caller, frame: dict[str, Any]) -> bytes:
@@ -379,6 +397,14 @@ def head_of_frame(size: int, opcode: int) -> bytes:
 def beat_answer(service: Any) -> bytes:
     """`{"id","status","ttl"}`; an id needs no escaping."""
     return f'{{"id":"{service.uid}","status":"{service.status}","ttl":{service.ttl}}}'.encode()
+
+
+def said(value: Any) -> bytes:
+    """`value`, which came in a frame, as JSON bytes. Problem(malformed) where it is nested too deeply to be said."""
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        raise Problem.of("malformed", f"The frame cannot be answered in JSON: {error}.") from None
 
 
 def _ok(ident: Any, result: bytes) -> bytes:
