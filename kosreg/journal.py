@@ -20,6 +20,7 @@ from kosreg.service import Service
 Event = Literal["registered", "updated", "deregistered", "offline", "degraded", "active"]
 
 KEPT = 20_000  # changes; a `before` holds its old record alive, some 1.5 kB each
+KEPT_BYTES = 64 * 1024 * 1024  # of such records, which may have 64 KiB each
 PULSE = 0.002  # s from a change to the wake-up
 PULSE_PER_WAITER = 0.00005  # s more for each follower: a thousand of them are woken 20 times a second
 
@@ -41,6 +42,12 @@ class Change:
     before_known: bool = True
     before_since: int = 0
 
+    def weight(self) -> int:
+        """Bytes of the record that it brought, or took away; 0 for a change of status."""
+        if self.after is None:
+            return 0 if self.before is None else len(self.before.head)
+        return 0 if self.before is self.after else len(self.after.head)
+
     def knows_before(self, seq: int) -> bool:
         """Whether `before` is what was shown at the number `seq`, as far as this change can tell."""
         return self.before_known and seq >= self.before_since
@@ -51,6 +58,7 @@ class Journal:
 
     def __init__(self, head: int = 0, kept: int = KEPT) -> None:
         self._changes: deque[Change] = deque()
+        self._bytes = 0  # of the records that the changes brought or took
         self._kept = kept
         self.head = head  # the seq of the newest change
         self.floor = head  # what came after this seq is here
@@ -67,8 +75,11 @@ class Journal:
         assert change.seq > self.head, "changes come in the order of their numbers"
         self.head = change.seq
         self._changes.append(change)
-        if len(self._changes) > self._kept:
-            self.floor = self._changes.popleft().seq
+        self._bytes += change.weight()
+        while len(self._changes) > self._kept or self._bytes > KEPT_BYTES:
+            oldest = self._changes.popleft()
+            self._bytes -= oldest.weight()
+            self.floor = oldest.seq
         if self._waiters:
             self._arm()
 

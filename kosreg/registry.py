@@ -121,7 +121,7 @@ class Registry:
         self._wall_ms = wall_ms
         self._monotonic = monotonic
         self._viewers: dict[bytes, Viewer] = {}  # by the caller's digest
-        self._digests: dict[bytes, Service] = {}
+        self._digests: dict[bytes, str] = {}  # of a body → the id that it registered; the record knows if it still fits
         self._digest_key = os.urandom(32)
         self.beats = 0
         self.unchanged = 0
@@ -167,14 +167,8 @@ class Registry:
     async def register(self, caller: Caller, raw: bytes) -> Registered:
         """Register the record in `raw` (JSON), or replace what `caller` owns under its id. Counts as a heartbeat."""
         digest = hashlib.blake2b(raw, digest_size=16, key=self._digest_key).digest()
-        held = self._digests.get(digest)
-        if (
-            held is not None
-            and held.digest == digest
-            and held.owner == caller.sub
-            and self.catalog.services.get(held.uid) is held
-            and not self.sync.busy(held.uid)
-        ):
+        held = self.catalog.services.get(self._digests.get(digest, ""))
+        if held is not None and held.digest == digest and held.owner == caller.sub and not self.sync.busy(held.uid):
             _may_write(caller, held.uid)
             self.unchanged += 1
             self.liveness.beat(held, self._monotonic(), self._wall_ms())
@@ -362,7 +356,7 @@ class Registry:
         if len(self._digests) >= DIGESTS:
             self._digests.clear()
         service.digest = digest
-        self._digests[digest] = service
+        self._digests[digest] = service.uid
 
     # -- heartbeats ----------------------------------------------------------------------------------------------
 
