@@ -28,9 +28,11 @@ from kosreg.catalog import Catalog
 from kosreg.config import Settings
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
+from kosreg.paths import NODE_KEY
 from kosreg.registry import ADMIN, Registry
 from kosreg.service_routes import service_routes
-from kosreg.store import Store, StoreError
+from kosreg.store import ForeignStore, Store, StoreError
+from kosreg.store.sqlite import path_of
 from kosreg.times import now_ms
 from kosreg.versions import Versions
 
@@ -39,6 +41,16 @@ RENEW_SLICE = 200  # entries renewed between two turns of the loop
 CLEAN = "clean"  # meta: whether the last run ended in order
 
 log = structlog.get_logger("kosreg.node")
+
+
+def _keep_to_the_key(data_dir: Path, store_url: str) -> None:
+    """Makes no new key beside a store that another one wrote: it would stand where the lost one has to be put back."""
+    store = path_of(store_url)
+    if store.exists() and store.stat().st_size and not (data_dir / NODE_KEY).exists():
+        raise ForeignStore(
+            f"{store} is there, but the key of the node that wrote it, {data_dir / NODE_KEY}, is gone.",
+            f"Put {NODE_KEY} back from a backup, or move the store away to begin as a new node.",
+        )
 
 
 class Node:
@@ -79,6 +91,7 @@ class Node:
     @classmethod
     async def start(cls, settings: Settings, data_dir: Path) -> Node:
         """A node that serves. Raises KeyFileError, StoreError, Damaged, or what the server says of its address."""
+        _keep_to_the_key(data_dir, settings.store_url)
         key, _ = load_or_create(data_dir)
         store = await Store.open(settings.store_url, key.public, key.derive("store"))
         node = cls(settings, data_dir, key, store)

@@ -5,6 +5,7 @@ was. Alembic is imported only when there is something to do: it costs a tenth of
 to do.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -25,7 +26,12 @@ def version_of(connection: Connection, where: str) -> str | None:
             return str(version)
     elif not tables:
         return None
-    raise SchemaMismatch(
+    raise not_ours(where, tables)
+
+
+def not_ours(where: str, tables: Iterable[str]) -> SchemaMismatch:
+    """What a database of another program is told."""
+    return SchemaMismatch(
         f"{where}: its tables ({', '.join(sorted(tables))[:200]}) are not those of kosreg.",
         "Give the node a path of its own (store.url).",
     )

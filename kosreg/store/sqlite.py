@@ -34,6 +34,7 @@ from kosreg.store.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from kosreg.store.schema import not_ours
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -141,6 +142,15 @@ class SQLite:
             # Moved away on purpose, as the hint of DamagedStore says; or lost, and then an empty store is all there is.
             self.warning = f"{self.path} is gone; {self._noted} commits were written to it. An empty one is begun."
             self._noted = 0
+        if size:
+            self._look_inside()
+
+    def _look_inside(self) -> None:
+        """Refuses another program's database before anything is set in it: its journal mode would stay changed."""
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(_look(self.path)) as connection:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            if tables and "alembic_version" not in tables:
+                raise not_ours(self.where, tables)
 
     def _create_file(self) -> None:
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite gives its log the same mode
@@ -300,6 +310,10 @@ def _engine(path: Path, readonly: bool) -> AsyncEngine:
 
 async def _driver_of(connection: AsyncConnection) -> "aiosqlite.Connection":
     return cast("aiosqlite.Connection", (await connection.get_raw_connection()).driver_connection)
+
+
+def _look(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_BUSY_S)
 
 
 def _inode(path: Path) -> int:
