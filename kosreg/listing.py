@@ -72,14 +72,16 @@ def _ordered(plain: tuple[Any, ...], sort: Sort) -> tuple[Any, ...]:
 class Listing:
     """One kept list. Sorted by `keys`; `rows` stand beside them."""
 
-    __slots__ = ("born", "built", "filter", "key_of", "keys", "rows", "sort", "version", "visible")
+    __slots__ = ("born", "built", "filter", "key_of", "keys", "looked_at", "rows", "sort", "version", "visible")
 
     def __init__(self, catalog: Catalog, asked: Filter, sort: Sort, visible: Visible) -> None:
         self.filter = asked
         self.sort = sort
         self.visible = visible
         self.key_of: dict[str, Any] = {}  # id → key, where the key is not the id itself
-        found = [s for s in asked.candidates(catalog) if visible(s) and asked.matches(s, s.status)]
+        candidates = asked.candidates(catalog)
+        self.looked_at = len(candidates)
+        found = [s for s in candidates if visible(s) and asked.matches(s, s.status)]
         self.version = max((s.seq for s in found), default=0)
         self.born = self.built = catalog.journal.head  # made anew at this number, mended up to that one
         if sort:
@@ -165,7 +167,7 @@ class Listings:
         self._held.move_to_end(key)
         while len(self._held) > MAX_LISTS or (len(self._held) > 1 and sum(map(len, self._held.values())) > MAX_HELD):
             self._held.popitem(last=False)
-        return fresh, len(fresh) if fresh.filter != Filter() else len(self._catalog)
+        return fresh, fresh.looked_at
 
     def _carry(self, held: Listing, fresh: Listing) -> None:
         """A rebuilt list says that it changed where something left it, which its newest member cannot tell."""

@@ -13,7 +13,7 @@ import base64
 import difflib
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, get_args
@@ -98,7 +98,7 @@ class Filter:
         found = set(words(" ".join(text)))
         return all(any(word.startswith(asked) for word in found) for asked in self.words)
 
-    def candidates(self, catalog: Catalog) -> Iterable[Service]:
+    def candidates(self, catalog: Catalog) -> Collection[Service]:
         """A superset of what matches, as small as the indexes give it. (There are six types: an index of them would
         leave as much to look at as it costs.)"""
         sets: list[set[Service] | frozenset[Service]] = [catalog.by_tag.get(tag) for tag in self.tags]

@@ -18,10 +18,13 @@ from typing import Any
 import orjson
 
 from crdt.entry import Class
+from kosreg.problems import Problem
 from kosreg.schemas.service_schema import DEFAULT_TTL, DEFAULT_WEIGHT, ServiceIn
 from kosreg.times import rfc3339
 
 Body = dict[str, Any]
+
+MAX_DEPTH = 100  # of a patch; an entry has 16 levels, and Python some 1,000 frames
 
 CLASS_OF: dict[str | None, Class] = {
     None: Class.INTERNAL,
@@ -161,14 +164,16 @@ def head_of(uid: str, cls: Class, body: Mapping[str, Any]) -> bytes:
     return orjson.dumps(said(uid, cls, body))[:-1]
 
 
-def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396 §2."""
+def merge_patch(target: Any, patch: Any, depth: int = 0) -> Any:
+    """RFC 7396 §2. Raises Problem (422) where `patch` is nested deeper than any record could be."""
     if not isinstance(patch, dict):
         return patch
+    if depth > MAX_DEPTH:
+        raise Problem.invalid([{"pointer": "", "detail": f"is nested deeper than {MAX_DEPTH} levels"}])
     result = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
             result.pop(name, None)
         else:
-            result[name] = merge_patch(result.get(name), value)
+            result[name] = merge_patch(result.get(name), value, depth + 1)
     return result

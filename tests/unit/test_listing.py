@@ -146,6 +146,20 @@ def test_pages_follow_each_other_without_gap_or_repetition_while_others_write() 
         assert len(found) == len(set(found))
 
 
+def test_a_list_says_how_many_it_looked_at_whatever_it_found() -> None:
+    shelf = Shelf()
+    for n in range(50):
+        shelf.put(f"s{n}", tags=["few"] if n < 3 else [])
+    kept = Listings(shelf.catalog)
+    for asked, looked_at in (
+        (Filter(words=("nothing",)), 50),
+        (Filter(), 50),
+        (Filter(tags=("few",), words=("x",)), 3),
+    ):
+        assert kept.get("x", everyone, Query(asked))[1] == looked_at
+        assert kept.get("x", everyone, Query(asked))[1] == 0, "it was kept"
+
+
 def test_descending_and_absent_values_have_their_place() -> None:
     shelf = Shelf()
     shelf.put("a", region="eu")
