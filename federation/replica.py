@@ -15,7 +15,7 @@ there. What was written in this run goes above the adopted, since it is what the
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import islice
@@ -306,13 +306,13 @@ class Replica:
         if flying:
             self._flight[subject] = flying
 
-    def _newest(self, subject: _Subject, made: Iterable[Entry] = ()) -> Collection[Entry]:
+    def _newest(self, subject: _Subject, made: Sequence[Entry] = ()) -> Collection[Entry]:
         """The newest entry of `subject` in each class: held, in flight, or made a moment ago."""
         held = self._map.group(*subject)
         flying = self._flight.get(subject, ())
-        just_made = [entry for entry in made if _subject(entry) == subject]
-        if not flying and not just_made:
+        if not flying and not made:
             return held
+        just_made = [entry for entry in made if _subject(entry) == subject]
         newest: dict[Key, Entry] = {}
         for entry in (*held, *flying, *just_made):
             other = newest.get(entry.key)
