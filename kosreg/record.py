@@ -149,8 +149,9 @@ def said(uid: str, cls: Class, body: Mapping[str, Any]) -> dict[str, Any]:
             out[name] = body[name]
     if "owner_proof" in body:
         out["owner_proof"] = proof_text(body["owner_proof"])
-    out["created"] = rfc3339(get("created", 0))
-    out["updated"] = rfc3339(get("updated", 0))
+    created, updated = get("created", 0), get("updated", 0)
+    out["created"] = rfc3339(created)
+    out["updated"] = out["created"] if updated == created else rfc3339(updated)
     return out
 
 

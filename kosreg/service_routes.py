@@ -6,6 +6,7 @@ A handler reads the request, calls one use case of `registry` and shows what cam
 from __future__ import annotations
 
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import orjson
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 COSE = "application/cose"
 JOSE = "application/jose+json"
 MERGE_PATCH = "application/merge-patch+json"
+_ID_OF = itemgetter("id")
 SCANNED_PER_CALL = 2_000  # services looked at for a list that is not kept, for which one more call is charged
 
 EXAMPLE = {
@@ -191,28 +193,29 @@ async def heartbeat(call: Call) -> Reply:
     return Reply(200, beat_answer(service))
 
 
-def plain_beats(raw: bytes) -> list[BeatItem] | None:
-    """The beats of a batch in which each is an id and no more, as nearly all are; None for any other body, which the
+def plain_beats(raw: bytes) -> list[str] | None:
+    """The ids of a batch in which each beat is an id and no more, as nearly all are; None for any other body, which the
     schema then judges. A quarter of its time: set operations instead of a validator for each beat."""
     try:
         value = orjson.loads(raw)
         beats = value["beats"]
         if len(value) == 1 and set(map(type, beats)) == {dict} and set(map(len, beats)) == {1}:
-            ids = [beat["id"] for beat in beats]
+            ids = list(map(_ID_OF, beats))
             if len(ids) <= MAX_BEATS and set(map(type, ids)) == {str} and max(map(len, ids)) <= MAX_BEAT_ID:
-                return beats  # type: ignore[no-any-return]
+                return ids
     except (orjson.JSONDecodeError, TypeError, KeyError):
         pass
     return None
 
 
 async def heartbeats(call: Call) -> Reply:
-    beats = plain_beats(call.raw)
-    if beats is None:
-        beats = parse(BEATS, call.raw)["beats"]
-    if len(beats) > 1:  # the door has charged one
-        call.app.limits.charge(call.who, "beats", len(beats) - 1)
-    return Reply(200, call.app.registry.heartbeats(call.who, beats))
+    registry, limits, caller = call.app.registry, call.app.limits, call.who
+    ids = plain_beats(call.raw)
+    beats = parse(BEATS, call.raw)["beats"] if ids is None else ()
+    count = len(beats) if ids is None else len(ids)
+    if count > 1:  # the door has charged one
+        limits.charge(caller, "beats", count - 1)
+    return Reply(200, registry.heartbeats(caller, beats) if ids is None else registry.plain_heartbeats(caller, ids))
 
 
 async def explain(call: Call) -> Reply:

@@ -115,11 +115,11 @@ def request(method: str, path: str, token: str | None, body: bytes = b"") -> byt
 
 
 def record(n: int | str, **more: Any) -> bytes:
-    """A record of about 250 bytes."""
+    """A record of about 250 bytes. Its `ttl` outlives the run: each service that expired would be a write more."""
     return json.dumps({
         "id": f"svc-{n}", "name": f"Service {n}", "type": "agent", "tags": ["bench", f"group-{hash(n) % 100}"],
         "url": f"http://10.0.0.1:9000/{n}", "capabilities": ["translate"], "version": "1.2.3", "region": "eu-1",
-        "description": "An agent that is measured", **more,
+        "description": "An agent that is measured", "ttl": 3600, **more,
     }).encode()  # fmt: skip
 
 

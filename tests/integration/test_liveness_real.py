@@ -124,6 +124,17 @@ async def test_the_node_is_no_service_of_anybody_else(bob: Client, node: Node) -
     assert (await bob.post("/api/services/register", record))[0] == 403
 
 
+async def test_a_plain_batch_brings_back_what_was_offline(bob: Client) -> None:
+    await register(bob, "svc", ttl=1)
+
+    async def offline() -> bool:
+        return await status_of(bob, "svc") == "offline"
+
+    await until(offline)
+    assert (await bob.post("/api/heartbeats", {"beats": [{"id": "svc"}]}))[1]["ok"] == 1
+    assert await status_of(bob, "svc") == "active"
+
+
 async def test_heartbeats_write_nothing(node: Node, bob: Client) -> None:
     for n in range(10):
         await register(bob, f"s{n}", ttl=30)

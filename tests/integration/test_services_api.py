@@ -148,6 +148,8 @@ async def test_heartbeats_in_a_batch(api: Api, other: Api) -> None:
     status, answer = await api.call("POST", "/api/heartbeats", {"beats": beats})
     assert status == 200
     assert answer == {"ok": 1, "unknown": ["nobody", "hidden"], "forbidden": ["theirs"]}
+    plain = [{"id": beat["id"]} for beat in beats]
+    assert (await api.call("POST", "/api/heartbeats", {"beats": plain}))[1] == answer
     assert (await api.call("POST", "/api/heartbeats", {"beats": [{"id": 5}]}))[0] == 422
 
 
