@@ -55,6 +55,7 @@ LOG_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "api": "where the API is",
         "store": "how the store was opened: created, migrated or current",
         "took_s": "how long it took, seconds",
+        "waited_s": "how long was waited in vain, seconds",
         "late_s": "by how much something was late, seconds",
         "clock_drift_s": "by how much the wall clock jumped, seconds",
     }

@@ -38,6 +38,7 @@ from kosreg.versions import Versions
 
 MAINTENANCE = 600.0  # s between two rounds of renewals, purges and the look at admin.token
 RENEW_SLICE = 200  # entries renewed between two turns of the loop
+FAREWELL = 1.5  # s that a last word to the store may take
 CLEAN = "clean"  # meta: whether the last run ended in order
 
 log = structlog.get_logger("kosreg.node")
@@ -175,7 +176,10 @@ class Node:
         try:
             if hasattr(self, "liveness"):
                 self.liveness.flush()
-                await self.store.set_meta(CLEAN, b"1")
+                async with asyncio.timeout(FAREWELL):
+                    await self.store.set_meta(CLEAN, b"1")
+        except TimeoutError:  # the disk hangs: the next start takes this for a crash, which is safe
+            log.warning("the disk does not answer", waited_s=FAREWELL)
         finally:
             await self.store.close()
 

@@ -23,7 +23,6 @@ from kosreg.schemas.service_schema import (
     MAX_BEAT_ID,
     MAX_BEATS,
     BeatIn,
-    BeatItem,
     BeatsIn,
     ServiceIn,
     ServiceOut,

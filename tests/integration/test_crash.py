@@ -9,10 +9,12 @@ kill: the one that was acknowledged last, and the one that was asked for when th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -29,7 +31,7 @@ from federation.cose import decode_entry, fact_of
 from federation.identity import load_or_create
 from kosreg.store import Store
 from kosreg.versions import Versions
-from tests.harness import KOSREG, Client, Daemon, running_daemon, until
+from tests.harness import KOSREG, Client, Daemon, running_daemon, running_node, until
 
 ROUNDS = int(os.environ.get("KOSREG_TEST_KILLS", "3"))
 CLIENTS = 8
@@ -462,3 +464,24 @@ async def test_sigint_ends_it_like_sigterm_and_a_second_signal_changes_nothing(t
         daemon.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(daemon.process.wait, 10) == 0
         assert not (daemon.data_dir / "run.json").exists()
+
+
+async def test_it_ends_within_five_seconds_though_another_program_holds_the_store(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path / "node") as daemon:
+        assert daemon.process is not None
+        with contextlib.closing(sqlite3.connect(daemon.data_dir / "registry.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # every write of the daemon waits for it
+            daemon.process.send_signal(signal.SIGTERM)
+            await asyncio.to_thread(daemon.process.wait, 5)
+        assert not (daemon.data_dir / "run.json").exists()
+
+
+async def test_it_ends_within_five_seconds_though_the_disk_hangs(tmp_path: Path) -> None:
+    async with running_node(tmp_path / "node") as node:
+
+        async def hang(ops: object) -> None:
+            await asyncio.Event().wait()
+
+        node.store._backend.write = hang  # type: ignore[method-assign, assignment]  # no disk that hangs can be had here
+        async with asyncio.timeout(5):
+            await node.stop()
