@@ -184,9 +184,7 @@ class Trust:
 
     def roots_of(self, key: bytes, now_ms: int) -> frozenset[bytes]:
         """The roots anchored here under which `key` (this node's own too) is certified at `now_ms`."""
-        if key not in self._certs or self.is_revoked(key):
-            return frozenset()
-        return frozenset(root for root in self._certs[key] if self._chain(root, key, now_ms) is not None)
+        return frozenset(root for root in self._certs.get(key, ()) if self._chain(root, key, now_ms) is not None)
 
     def may_link(self, peer: bytes, now_ms: int) -> bool:
         """Whether `peer` may have a link to this node at `now_ms`."""
