@@ -36,12 +36,13 @@ class Outcome(Enum):
 @dataclass(slots=True)
 class Merge:
     """`before`, `after`: what the view showed and shows; `rival`: another entry of the same key and stamp, so a renewal
-    or an equivocation."""
+    or an equivocation; `replaced`: what was held under the key, where the offered entry is held now."""
 
     outcome: Outcome
     before: Entry | None
     after: Entry | None
     rival: Entry | None = None
+    replaced: Entry | None = None
 
 
 class Partition(NamedTuple):
@@ -100,7 +101,7 @@ class LWWMap:
         group = (*(other for other in group if other is not same), entry)
         names[entry.name] = group if len(group) > 1 else entry
         self._size += same is None
-        return Merge(Outcome.MERGED, before, _shown(group, now_ms), rival)
+        return Merge(Outcome.MERGED, before, _shown(group, now_ms), rival, same)
 
     def get(self, key: Key) -> Entry | None:
         """What is held under `key`, tombstone or lapsed or not."""

@@ -54,7 +54,7 @@ def test_higher_wins_and_lower_is_older_in_either_order() -> None:
 def test_renewal_wins_over_what_it_renews_and_is_told_as_rival(held: LWWMap) -> None:
     one, renewed = entry(), entry(valid_until=NOW + 20)
     held.merge(one, NOW)
-    assert held.merge(renewed, NOW) == Merge(Outcome.MERGED, one, renewed, rival=one)
+    assert held.merge(renewed, NOW) == Merge(Outcome.MERGED, one, renewed, rival=one, replaced=one)
     assert held.merge(one, NOW) == Merge(Outcome.OLDER, renewed, renewed, rival=renewed)
 
 
@@ -68,7 +68,7 @@ def test_renewal_never_beats_a_later_deletion(held: LWWMap) -> None:
 def test_tombstone_hides_and_is_held(held: LWWMap) -> None:
     one, deletion = entry(), entry(stamp=6, body=None)
     held.merge(one, NOW)
-    assert held.merge(deletion, NOW) == Merge(Outcome.MERGED, one, None)
+    assert held.merge(deletion, NOW) == Merge(Outcome.MERGED, one, None, replaced=one)
     assert held.get(one.key) is deletion
     assert len(held) == 1
 

@@ -1,0 +1,137 @@
+"""What two peers may both hold: trees, and within a tree the origins that both sides admit.
+
+A *tree* is what is compared as one: the public facts, the public trust (`node`, `cert`, `succession`, which go first),
+and the internal facts of one federation root. Private entries are in none, and that is all that keeps them at home:
+whatever leaves a node is looked up here.
+
+A *partition* is one origin's part of a tree. Two honest nodes may admit different origins, so a pair of peers compares
+only the partitions that both have open. No set is kept per pair: fingerprints add, so the pair's set is the tree
+without some partitions, or some partitions together, whichever are fewer (`crdt.held_set`).
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from crdt.entry import TRUST_KINDS, Class, Entry
+from crdt.held_set import HeldSet, Together, Without
+from crdt.ordered_set import OrderedSet, item_key
+
+
+class Tree(NamedTuple):
+    """Names a tree. `root`: 32 bytes where the class is internal; `trust`: the kinds that trust is made of."""
+
+    cls: Class
+    root: bytes | None = None
+    trust: bool = False
+
+    def to_wire(self) -> list[object]:
+        """As it stands in a message: `[class, root or null, trust]`."""
+        return [int(self.cls), self.root, self.trust]
+
+
+PUBLIC_TRUST: Final = Tree(Class.PUBLIC, None, True)
+PUBLIC_FACTS: Final = Tree(Class.PUBLIC)
+
+
+def internal(root: bytes) -> Tree:
+    """The tree of a federation's internal facts."""
+    return Tree(Class.INTERNAL, root)
+
+
+def tree_of(entry: Entry) -> Tree | None:
+    """The tree that `entry` belongs to; None for what never leaves its node: private, or internal without a root."""
+    if entry.cls == Class.PUBLIC:
+        return PUBLIC_TRUST if entry.kind in TRUST_KINDS else PUBLIC_FACTS
+    if entry.cls == Class.INTERNAL and entry.root is not None:
+        return Tree(Class.INTERNAL, entry.root)
+    return None
+
+
+def tree_from_wire(value: object) -> Tree | None:
+    """The inverse of `to_wire`; None for anything else."""
+    match value:
+        case [2, None, bool(trust)]:
+            return PUBLIC_TRUST if trust else PUBLIC_FACTS
+        case [1, bytes(root), False] if len(root) == 32:
+            return Tree(Class.INTERNAL, root)
+    return None
+
+
+class _Held:
+    """The items of one tree: all of them, and by origin."""
+
+    __slots__ = ("all", "of")
+
+    def __init__(self) -> None:
+        self.all = OrderedSet()
+        self.of: dict[bytes, OrderedSet] = {}
+
+
+class Holdings:
+    """Every entry that may leave, found by id, and in order by tree and origin. Follows the map: `put` and `drop`."""
+
+    __slots__ = ("_trees", "by_id")
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.by_id: dict[bytes, Entry] = {}
+        self._trees: dict[Tree, _Held] = {}
+        keys: dict[Tree, dict[bytes, list[bytes]]] = {}
+        for entry in entries:
+            tree = tree_of(entry)
+            if tree is not None:
+                self.by_id[entry.id] = entry
+                keys.setdefault(tree, {}).setdefault(entry.origin, []).append(_key(entry))
+        for tree, origins in keys.items():
+            held = self._trees[tree] = _Held()
+            held.of = {origin: OrderedSet(some) for origin, some in origins.items()}
+            held.all = OrderedSet(key for some in origins.values() for key in some)
+
+    def put(self, entry: Entry, replaced: Entry | None) -> None:
+        """`entry` is held now, in place of `replaced`, which has the same key."""
+        if replaced is not None:
+            self.drop(replaced)
+        tree = tree_of(entry)
+        if tree is None:
+            return
+        self.by_id[entry.id] = entry
+        held = self._trees.setdefault(tree, _Held())
+        key = _key(entry)
+        held.all.insert(key)
+        of = held.of.get(entry.origin)
+        if of is None:
+            held.of[entry.origin] = OrderedSet((key,))
+        else:
+            of.insert(key)
+
+    def drop(self, entry: Entry) -> None:
+        """`entry` is held no more."""
+        tree = tree_of(entry)
+        if tree is None or self.by_id.pop(entry.id, None) is None:
+            return
+        held = self._trees[tree]
+        key = _key(entry)
+        held.all.remove(key)
+        of = held.of[entry.origin]
+        of.remove(key)
+        if not len(of):
+            del held.of[entry.origin]
+
+    def among(self, tree: Tree, origins: frozenset[bytes] | set[bytes]) -> HeldSet:
+        """What is held of `tree` by `origins`: follows later changes of what is held, not of who holds something."""
+        held = self._trees.get(tree)
+        if held is None:
+            return OrderedSet()
+        inside = [some for origin, some in held.of.items() if origin in origins]
+        if 2 * len(inside) < len(held.of):
+            return Together(inside)
+        outside = [some for origin, some in held.of.items() if origin not in origins]
+        return Without(held.all, outside) if outside else held.all
+
+    def count(self, tree: Tree, origins: frozenset[bytes] | set[bytes]) -> int:
+        """How many entries `among` has."""
+        held = self._trees.get(tree)
+        return 0 if held is None else sum(len(some) for origin, some in held.of.items() if origin in origins)
+
+
+def _key(entry: Entry) -> bytes:
+    return item_key(entry.valid_until, entry.id)
