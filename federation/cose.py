@@ -94,6 +94,16 @@ def restore_entry(raw: bytes, id: bytes, origins: Mapping[bytes, bytes] = _NO_OR
     return entry_of_checked(raw[start:end], origins.get(origin, origin), id, raw)
 
 
+def entry_id(raw: bytes) -> bytes | None:
+    """The id of what may be an entry, by its frame alone, at a tenth of what decoding costs: enough to pass by what is
+    held already. None where the frame is another."""
+    try:
+        _payload_bounds(raw)
+    except CoseError:
+        return None
+    return sha256(_sig_structure(raw, ENTRY_AAD)).digest()
+
+
 def verify_entry(entry: Entry) -> bool:
     """Whether the origin signed this entry. 54 µs: the last check, not the first."""
     return verify(entry.origin, _sig_structure(entry.raw, ENTRY_AAD), entry.raw[-SIGNATURE_BYTES:])

@@ -118,6 +118,10 @@ class Trust:
         """By key, revoked ones too. To read."""
         return MappingProxyType(self._anchors)
 
+    def keys(self) -> set[bytes]:
+        """All keys of which anything is known: anchors, and subjects of certificates. `admits` is False for others."""
+        return {*self._anchors, *self._certs}
+
     # What certificates say
 
     def learn(self, entry: Entry) -> bool:

@@ -1,0 +1,46 @@
+"""What a mesh asks its shell to do. Values: nothing happens before the shell carries them out."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from federation.messages import Message
+from federation.replica import Alert, Persist
+
+
+class Lane(Enum):
+    """How a message travels: BARE without an envelope (it says nothing that must be provable), PUSH signed on the main
+    socket, BULK signed on the second one, so that much data delays no news."""
+
+    BARE = "bare"
+    PUSH = "push"
+    BULK = "bulk"
+
+
+@dataclass(slots=True)
+class Send:
+    """Send `message` to `peer`, in the order of each lane."""
+
+    peer: bytes
+    message: Message
+    lane: Lane
+
+
+@dataclass(slots=True)
+class Store:
+    """Commit `persist`, which came from `peer`, merge it (`Replica.persisted`), then call `Mesh.merged`; if the commit
+    fails, `Replica.failed` and `Mesh.failed`."""
+
+    persist: Persist
+    peer: bytes
+
+
+@dataclass(slots=True)
+class Close:
+    """Close the link to `peer` and say why: `code` is a word for programs, `reason` for people."""
+
+    peer: bytes
+    code: str
+    reason: str
+
+
+Effect = Send | Store | Close | Alert

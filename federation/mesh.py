@@ -1,0 +1,484 @@
+"""The mesh: what this node says to its peers and what it makes of what they say. Values in, effects out.
+
+No I/O, no clock, no randomness. The way of a delta:
+
+    received(entries) → known ids are passed by → judged in slices (`Replica.receive`: partition, lapse, signature)
+        → Store → (the shell commits and merges) → merged → pushed on to the others
+
+and the way of news of our own begins at `merged`. What gets lost on the way is found by reconciliation: when a link or
+a partition opens, and when pings have found a difference that lasts.
+
+Work that may take long (judging a block, a message of a session) is queued and done in slices by `work`, so that
+whoever runs the mesh can let others run in between; `backlog` says how much a peer has made us do, so that no more is
+read from it meanwhile.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final, Protocol, cast
+
+from crdt.entry import Class, Entry
+from crdt.held_set import HeldSet
+from crdt.reconcile import ReconcileError
+from federation import messages
+from federation.broadcast import Broadcast
+from federation.cose import entry_id
+from federation.effects import Close, Effect, Lane, Send, Store
+from federation.messages import Entries, Message, Ping, Pong, Round
+from federation.pair import Pair, View
+from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, tree_of
+from federation.reconciler import LIMITS, Asked
+from federation.replica import Alert, Fault, Persist, Refused, Replica
+
+PING_MS: Final = 5_000
+STRIKES: Final = 3  # pings in a row that find a difference, before the first of the two reconciles
+LATE_STRIKES: Final = 5  # … before the other does, where the first has not
+SLICE: Final = 12  # entries judged in one slice: about a millisecond
+
+_Work = Generator[list[Effect], None, None]
+
+
+class Beliefs(Protocol):
+    """What the mesh asks of trust (`federation.trust.Trust`)."""
+
+    @property
+    def version(self) -> int: ...
+
+    def keys(self) -> Iterable[bytes]: ...
+
+    def learn(self, entry: Entry) -> bool: ...
+
+    def expire(self, now_ms: int) -> bool: ...
+
+    def roots_of(self, key: bytes, now_ms: int) -> frozenset[bytes]: ...
+
+    def admits(self, origin: bytes, cls: Class, root: bytes | None, kind: str, now_ms: int) -> bool: ...
+
+
+class Mesh:
+    """All links of one node. Each call gets the time (`now_ms`) and gives what is to be done, in order."""
+
+    def __init__(self, replica: Replica, trust: Beliefs) -> None:
+        self.replica = replica
+        self.trust = trust
+        self.pairs: dict[bytes, Pair] = {}
+        self._broadcast = Broadcast()
+        self._work: dict[bytes, deque[_Work]] = {}  # by peer; whose turn it is stands first
+        self._landing: dict[bytes, Entry] = {}  # by id: verified and not merged yet
+        self._trust_seen = -1
+        for entry in replica.map:
+            trust.learn(entry)
+        self._handlers: Mapping[str, Callable[[Pair, Message, int], Iterable[Effect]]] = {
+            "admits": self._on_admits,
+            "entries": self._on_entries,
+            "ihave": self._on_ihave,
+            "want": self._on_want,
+            "prune": self._on_prune,
+            "sync.round": self._on_round,
+            "sync.end": self._on_end,
+            "ping": self._on_ping,
+            "pong": self._on_pong,
+        }
+
+    # Links
+
+    def opened(self, peer: bytes, now_ms: int) -> list[Effect]:
+        """A link to `peer` stands: both have proven who they are, and it may have one."""
+        self.closed(peer, now_ms)
+        pair = self.pairs[peer] = Pair(self.replica.origin, peer, self.replica.holdings)
+        pair.next_ping_ms = now_ms
+        return [*self._offer(pair, now_ms), *self._ping(pair, now_ms)]
+
+    def closed(self, peer: bytes, now_ms: int) -> list[Effect]:
+        """The link to `peer` is gone, and with it all that was under way."""
+        if self.pairs.pop(peer, None) is not None:
+            self._broadcast.closed(peer)
+            for work in self._work.pop(peer, ()):
+                work.close()
+        return []
+
+    def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]:
+        """One message of `peer`. Names that are not known are passed by: a later node may say more."""
+        pair = self.pairs.get(peer)
+        handler = self._handlers.get(str(message.get("t")))
+        if pair is None or handler is None:
+            return []
+        return list(handler(pair, message, now_ms))
+
+    def sent(self, peer: bytes, now_ms: int) -> list[Effect]:
+        """The bulk queue to `peer` has room for another block."""
+        pair = self.pairs.get(peer)
+        if pair is None:
+            return []
+        pair.room = True
+        return [*pair.bulk(now_ms), *self._settle(pair, now_ms)]
+
+    def overflowed(self, peer: bytes) -> None:
+        """Something for `peer` was dropped, since its queue was full: what it misses is found by reconciliation."""
+        pair = self.pairs.get(peer)
+        for opening in pair.trees.values() if pair is not None else ():
+            opening.due = True
+
+    # What is held
+
+    def merged(self, entries: Sequence[Entry], peer: bytes | None, now_ms: int) -> list[Effect]:
+        """`entries` are on disk and merged; they came from `peer`, or were said here (None). Pushes on what is new."""
+        effects: list[Effect] = []
+        news = []
+        for entry in entries:
+            self._landing.pop(entry.id, None)
+            self._broadcast.came(entry.id)
+            if self.replica.map.get(entry.key) is entry:  # nothing higher came meanwhile
+                news.append(entry)
+                if entry.kind == "cert":
+                    self.trust.learn(entry)
+        effects += self.trust_changed(now_ms)
+        for pair in self.pairs.values():
+            if pair.peer != peer:
+                effects += self._push(pair, news)
+        pair_of = None if peer is None else self.pairs.get(peer)
+        if pair_of is not None:
+            effects += self._settle(pair_of, now_ms)
+        return effects
+
+    def failed(self, entries: Iterable[Entry]) -> None:
+        """`entries` did not get onto the disk: they are as unknown as before."""
+        for entry in entries:
+            self._landing.pop(entry.id, None)
+
+    def trust_changed(self, now_ms: int) -> list[Effect]:
+        """See whether trust says something else than before, and tell the peers what is open now."""
+        if self.trust.version == self._trust_seen:
+            return []
+        self._trust_seen = self.trust.version
+        return [effect for pair in self.pairs.values() for effect in self._offer(pair, now_ms)]
+
+    # Time
+
+    def tick(self, now_ms: int) -> list[Effect]:
+        """To be called about four times a second."""
+        self.trust.expire(now_ms)
+        effects = self.trust_changed(now_ms)
+        for peer, ids in self._broadcast.overdue(now_ms).items():
+            pair = self.pairs.get(peer)
+            ids = [identity for identity in ids if pair is not None and not self._is_known(pair, identity)]
+            if pair is not None and ids:
+                number = pair.next_number()
+                effects.append(Send(peer, messages.want(number, ids[: messages.MAX_IDS], graft=True), Lane.PUSH))
+        for pair in self.pairs.values():
+            if now_ms >= pair.next_ping_ms:
+                effects += self._ping(pair, now_ms)
+            for tree in pair.reconciler.give_up(now_ms):
+                pair.trees[tree].due = True
+            self._reconcile(pair, now_ms)
+        return effects
+
+    def work(self, now_ms: int) -> list[Effect]:
+        """Does one slice of what waits, about a millisecond; see `busy`. The peers take turns."""
+        while self._work:
+            peer, queue = next(iter(self._work.items()))
+            try:
+                effects = next(queue[0])
+            except StopIteration:
+                queue.popleft()
+                effects = []
+            except ReconcileError as error:
+                return [Close(peer, "malformed", str(error))]
+            del self._work[peer]
+            if queue:
+                self._work[peer] = queue  # behind the others
+            if effects or queue:
+                return effects
+        return []
+
+    def _later(self, pair: Pair, work: _Work) -> None:
+        self._work.setdefault(pair.peer, deque()).append(work)
+
+    @property
+    def busy(self) -> bool:
+        """Whether `work` has something to do."""
+        return bool(self._work)
+
+    def backlog(self, peer: bytes) -> int:
+        """Entries from `peer` that wait to be judged: while there are many, no more should be read from it."""
+        pair = self.pairs.get(peer)
+        return 0 if pair is None else pair.judging
+
+    def view(self, peer: bytes, now_ms: int) -> View | None:
+        """What `peers list` shows of a link; None where there is none."""
+        pair = self.pairs.get(peer)
+        return None if pair is None else pair.view(now_ms)
+
+    # Partitions
+
+    def _offer(self, pair: Pair, now_ms: int) -> list[Effect]:
+        told = pair.offer(self._open_to(pair.peer, now_ms))
+        self._reconcile(pair, now_ms)
+        return [Send(pair.peer, message, Lane.PUSH) for message in told]
+
+    def _open_to(self, peer: bytes, now_ms: int) -> dict[Tree, frozenset[bytes]]:
+        """Of which origins this node takes entries from `peer`, tree by tree."""
+        trust = self.trust
+        keys = {self.replica.origin, *trust.keys()}
+        shared = trust.roots_of(self.replica.origin, now_ms) & trust.roots_of(peer, now_ms)
+        trees = {
+            PUBLIC_TRUST: "node",
+            PUBLIC_FACTS: "service",
+            **{internal(root): "service" for root in sorted(shared)},
+        }
+        return {
+            tree: frozenset(key for key in keys if trust.admits(key, tree.cls, tree.root, kind, now_ms))
+            for tree, kind in trees.items()
+        }
+
+    def _on_admits(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        said = messages.parse_admits(message)
+        if said is None:
+            return [_malformed(pair, "admits")]
+        if not pair.take_offer(said):
+            return [Close(pair.peer, "too-much", "more origins or trees than one link may name")]
+        self._reconcile(pair, now_ms)
+        return []
+
+    # Entries
+
+    def _on_entries(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        said = messages.parse_entries(message)
+        if said is None:
+            return [_malformed(pair, "entries")]
+        pair.judging += len(said.raws)
+        work = self._judge(pair, said, now_ms)
+        if len(said.raws) <= SLICE and pair.peer not in self._work:
+            return [effect for effects in work for effect in effects]  # news: at once
+        self._later(pair, work)
+        return []
+
+    def _judge(self, pair: Pair, said: Entries, now_ms: int) -> _Work:
+        """Looks at the entries of one message; they are taken all together, or, where one is spoilt, not at all."""
+        taken: list[Entry] = []
+        effects: list[Effect] = []
+        left = len(said.raws)
+        stale: set[Tree] = set()  # of what came twice
+        spoilt: str | None = None
+        try:
+            for number, raw in enumerate(said.raws):
+                if number % SLICE == 0 and number:
+                    pair.judging -= SLICE
+                    left -= SLICE
+                    yield effects
+                    effects = []
+                identity = entry_id(raw)
+                if identity is not None and (held := self._known(pair, identity)) is not None:
+                    if said.news:
+                        stale.add(cast(Tree, tree_of(held)))
+                    continue
+                for effect in self.replica.receive(raw, now_ms, pair.may_come):
+                    if isinstance(effect, Persist):
+                        taken += effect.entries
+                        self._landing.update((entry.id, entry) for entry in effect.entries)
+                    elif isinstance(effect, Refused):
+                        pair.refused[effect.reason] += 1
+                        if effect.fault is Fault.RELAY:
+                            spoilt = effect.reason
+                    elif isinstance(effect, Alert):
+                        effects.append(effect)
+                if spoilt is not None:
+                    break
+        finally:
+            pair.judging -= left
+        persist = Persist(tuple(taken), now_ms)
+        if spoilt is not None:
+            self.replica.failed(persist)
+            self.failed(taken)
+            yield [*effects, Close(pair.peer, "bad-entry", spoilt)]
+            return
+        if said.answers is not None:
+            pair.answered(said.answers, more=said.more)
+        if not said.news:
+            pair.received += len(said.raws)
+        for tree in stale:
+            if not taken and self._broadcast.make_lazy(pair.peer, tree):
+                effects.append(Send(pair.peer, messages.prune(tree), Lane.PUSH))
+        if taken:
+            for entry in taken if said.news else ():
+                self._broadcast.make_eager(pair.peer, cast(Tree, tree_of(entry)))
+            effects.append(Store(persist, pair.peer))
+        yield [*effects, *self._settle(pair, now_ms)]
+
+    def _known(self, pair: Pair, identity: bytes) -> Entry | None:
+        """What is known under an id, as far as `pair` may learn that it is: what lies outside is as good as unknown."""
+        entry = self.replica.holdings.by_id.get(identity) or self._landing.get(identity)
+        return entry if entry is not None and pair.may_hold(entry) else None
+
+    def _is_known(self, pair: Pair, identity: bytes) -> bool:
+        return self._known(pair, identity) is not None
+
+    def _push(self, pair: Pair, news: Iterable[Entry]) -> Iterator[Effect]:
+        whole: list[Entry] = []
+        announced: list[bytes] = []
+        for entry in news:
+            if pair.may_hold(entry):
+                tree = tree_of(entry)
+                if tree is not None and self._broadcast.is_eager(pair.peer, tree):
+                    whole.append(entry)
+                else:
+                    announced.append(entry.id)
+        for message in messages.pushes(whole):
+            yield Send(pair.peer, message, Lane.PUSH)
+        for message in messages.ihave(announced):
+            yield Send(pair.peer, message, Lane.PUSH)
+
+    def _on_ihave(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        some = messages.parse_ids(message)
+        if some is None:
+            return [_malformed(pair, "ihave")]
+        self._broadcast.announced(pair.peer, some, partial(self._is_known, pair), now_ms)
+        return []
+
+    def _on_want(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        want = messages.parse_want(message)
+        if want is None:
+            return [_malformed(pair, "want")]
+        if want.graft:
+            for identity in want.ids:
+                entry = self.replica.holdings.by_id.get(identity)
+                tree = None if entry is None else tree_of(entry)
+                if tree is not None:
+                    self._broadcast.make_eager(pair.peer, tree)
+        if not pair.answer(want):
+            return [Close(pair.peer, "too-much", "more questions than a peer may ask at once")]
+        return pair.bulk(now_ms)
+
+    def _on_prune(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        tree = messages.parse_tree(message)
+        if tree is None:
+            return [_malformed(pair, "prune")]
+        if tree in pair.trees:
+            self._broadcast.make_lazy(pair.peer, tree)
+        return []
+
+    # Reconciliation
+
+    def _reconcile(self, pair: Pair, now_ms: int) -> None:
+        """Begins a session in each tree that is due. The trust kinds go first: nothing else is looked at before."""
+        for tree in sorted(pair.trees, key=lambda tree: not tree.trust):
+            opening = pair.trees[tree]
+            if not (opening.due and opening.ready() and pair.first) or pair.reconciler.is_asking(tree):
+                continue
+            if not tree.trust and pair.reconciler.is_asking(PUBLIC_TRUST):
+                continue
+            self._begin(pair, tree, now_ms)
+
+    def _begin(self, pair: Pair, tree: Tree, now_ms: int) -> None:
+        opening = pair.trees[tree]
+        opening.due = False
+        opening.strikes = 0
+        holdings = self.replica.holdings
+        held = holdings.among(tree, opening.both)
+        work = pair.reconciler.begin(tree, pair.next_number(), held, holdings.count(tree, opening.both), now_ms)
+        self._later(pair, self._ask(pair, work, now_ms))
+
+    def _ask(self, pair: Pair, work: Asked, now_ms: int) -> _Work:
+        """One step of a session of ours: what was found is asked for or sent at once."""
+        while True:
+            try:
+                found = next(work)
+            except StopIteration as end:
+                effects: list[Effect] = []
+                if end.value is not None:
+                    effects.append(Send(pair.peer, messages.sync_round(end.value), Lane.PUSH))
+                yield [*effects, *self._settle(pair, now_ms)]
+                return
+            have = found.have
+            pair.haves.extend(have)
+            need = [identity for identity in found.need if not self._is_known(pair, identity)]
+            pair.want(need)
+            pair.expected += len(need)
+            pair.differing += len(have) + len(need)
+            yield [*pair.wants(), *pair.bulk(now_ms)]
+
+    def _on_round(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        said = messages.parse_round(message, LIMITS.message)
+        if said is None:
+            return [_malformed(pair, "sync.round")]
+        opening = pair.trees.get(said.tree)
+        if opening is None or not opening.ready():
+            return []  # what is open changed a moment ago: whoever asks gives up, and begins again
+        holdings = self.replica.holdings
+        size = holdings.count(said.tree, opening.both)
+        if said.asks:
+            if not pair.first:
+                pair.expected = max(pair.expected, said.size - size + pair.received)
+            held = holdings.among(said.tree, opening.both)
+            self._later(pair, _answer(pair, said, held, size))
+        else:
+            self._later(pair, self._ask(pair, pair.reconciler.hear(said, size, now_ms), now_ms))
+        return []
+
+    def _settle(self, pair: Pair, now_ms: int) -> list[Effect]:
+        """What comes next for a peer: further questions, further blocks, and the end of sessions that are over."""
+        effects: list[Effect] = [*pair.wants(), *pair.bulk(now_ms)]
+        if not pair.busy():
+            for tree, number, complete in pair.reconciler.finished():
+                if complete:
+                    pair.equal_ms = now_ms
+                    effects.append(Send(pair.peer, messages.sync_end(tree, number), Lane.BULK))
+                else:
+                    pair.trees[tree].due = True  # the rounds ran out: much was found, and the rest is next
+            self._reconcile(pair, now_ms)
+        return effects
+
+    def _on_end(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        tree, number = messages.parse_tree(message), message.get("session")
+        if tree is None or type(number) is not int:
+            return [_malformed(pair, "sync.end")]
+        pair.reconciler.ended(tree, number)
+        pair.equal_ms = now_ms
+        return []
+
+    # Pings
+
+    def _ping(self, pair: Pair, now_ms: int) -> list[Effect]:
+        pair.next_ping_ms = now_ms + PING_MS
+        ping = Ping(pair.next_number(), now_ms, now_ms, pair.digests(now_ms))
+        return [Send(pair.peer, messages.ping(ping), Lane.BARE)]
+
+    def _on_ping(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        ping = messages.parse_ping(message)
+        if ping is None:
+            return [_malformed(pair, "ping")]
+        ours = pair.digests(ping.cut)
+        differ = {tree for tree, digest in ping.digests.items() if tree in ours and ours[tree] != digest}
+        if ours and not differ and ours.keys() == ping.digests.keys() and not pair.busy():
+            pair.equal_ms = now_ms
+            pair.differing = 0
+        for tree, opening in pair.trees.items():
+            opening.strikes = opening.strikes + 1 if tree in differ else 0
+            if opening.strikes >= (STRIKES if pair.first else LATE_STRIKES) and not pair.reconciler.is_asking(tree):
+                self._begin(pair, tree, now_ms)
+        return [Send(pair.peer, messages.pong(Pong(ping.number, ping.at, now_ms)), Lane.BARE)]
+
+    def _on_pong(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        pong = messages.parse_pong(message)
+        if pong is None:
+            return [_malformed(pair, "pong")]
+        if 0 <= (taken := now_ms - pong.at) < 60_000:
+            pair.rtt_ms = taken
+            pair.offset_ms = pong.now - (pong.at + now_ms) // 2
+        return []
+
+
+def _answer(pair: Pair, said: Round, held: HeldSet, size: int) -> _Work:
+    work = pair.reconciler.answer(said, held, size)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            yield [Send(pair.peer, messages.sync_round(end.value), Lane.PUSH)]
+            return
+        yield []
+
+
+def _malformed(pair: Pair, name: str) -> Close:
+    return Close(pair.peer, "malformed", f"a {name} message is not as the protocol says")

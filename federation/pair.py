@@ -1,0 +1,231 @@
+"""One peer as this node's mesh sees it: which partitions are open between the two, and what still has to go each way.
+
+Each side says, tree by tree, of which origins it would take entries (`admits`). What both have named is *open*: only
+that is compared, pushed, announced or given out. `may_hold` is the one guard; an id outside it is answered exactly like
+an id that nobody knows.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from crdt.entry import Entry
+from crdt.ordered_set import INFINITY, TIME_SIZE, fingerprint
+from federation import messages
+from federation.effects import Lane, Send
+from federation.messages import Admits, Message, Want
+from federation.partitions import Holdings, Tree, tree_of
+from federation.reconciler import Reconciler
+
+MAX_ORIGINS: Final = 100_000  # that a peer may name in one tree
+MAX_TREES: Final = messages.MAX_TREES
+MAX_WANTS: Final = 16  # of a peer that wait for their answer
+WANTS_AT_ONCE: Final = 2  # of ours that a peer has not answered
+
+
+@dataclass(slots=True)
+class Opening:
+    """One tree between the two. `mine`: what was told to the peer; `theirs`: what it told, complete once `known`;
+    `both`: what is open; `strikes`: pings in a row that found the two sides to differ; `due`: they are to be
+    reconciled."""
+
+    mine: frozenset[bytes] = frozenset()
+    theirs: set[bytes] = field(default_factory=set)
+    known: bool = False
+    both: frozenset[bytes] = frozenset()
+    strikes: int = 0
+    due: bool = False
+
+    def ready(self) -> bool:
+        """Whether both sides have said what they take."""
+        return self.known and bool(self.both)
+
+    def meet(self) -> bool:
+        """Works out `both` anew; True where something was opened."""
+        before = self.both
+        self.both = self.mine & self.theirs if self.known else frozenset()
+        return not self.both <= before
+
+
+@dataclass(slots=True)
+class View:
+    """What `peers list` shows. Times in ms, None where not known yet; `lag_ms`: since the two sides were last found to
+    be equal; `differing`: entries that the last comparison found on one side only; `expected`, `received`: of a first
+    sync; `refused`: reason to count."""
+
+    rtt_ms: float | None = None
+    offset_ms: int | None = None
+    lag_ms: int | None = None
+    differing: int = 0
+    expected: int = 0
+    received: int = 0
+    synced: bool = False
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+class Pair:
+    """The state of one link. Values in, messages out; the clock comes in."""
+
+    def __init__(self, own: bytes, peer: bytes, holdings: Holdings) -> None:
+        self.peer = peer
+        self.first = own < peer  # begins to reconcile, so that not both do
+        self.trees: dict[Tree, Opening] = {}
+        self.refused: Counter[str] = Counter()
+        self.haves: deque[bytes] = deque()  # ids that the peer lacks
+        self.wanted: deque[tuple[int, deque[bytes]]] = deque()  # what it asked for: number, ids
+        self.needs: dict[bytes, None] = {}  # ids that we lack and the peer has
+        self.asked: dict[int, int] = {}  # number of a want without an answer: ids
+        self.reconciler = Reconciler()
+        self.room = True  # in the shell's queue for bulk
+        self.judging = 0  # entries from this peer that wait to be looked at
+        self.rtt_ms: float | None = None
+        self.offset_ms: int | None = None
+        self.equal_ms: int | None = None
+        self.differing = 0
+        self.expected = 0
+        self.received = 0
+        self.next_ping_ms = 0
+        self._holdings = holdings
+        self._number = 0
+
+    # What is open
+
+    def opening(self, tree: Tree) -> Opening | None:
+        """The state of `tree`; made when first asked for, None where there are too many."""
+        if tree not in self.trees and len(self.trees) >= MAX_TREES:
+            return None
+        return self.trees.setdefault(tree, Opening())
+
+    def offer(self, mine: dict[Tree, frozenset[bytes]]) -> list[Message]:
+        """Tell the peer what this side takes now: in full what was never told, else what changed."""
+        told: list[Message] = []
+        for tree in (*mine, *(tree for tree, opening in self.trees.items() if opening.mine and tree not in mine)):
+            opening = self.opening(tree)
+            now = mine.get(tree, frozenset())
+            if opening is None or (opening.mine == now and now):
+                continue
+            if now or opening.mine:
+                told += messages.admits(tree, now - opening.mine, opening.mine - now, fresh=not opening.mine)
+            opening.mine = now
+            opening.due |= opening.meet()
+        return told
+
+    def take_offer(self, said: Admits) -> bool:
+        """What the peer takes; False where it is more than may be."""
+        opening = self.opening(said.tree)
+        if opening is None:
+            return False
+        if said.fresh:
+            opening.theirs.clear()
+            opening.known = False
+        opening.theirs.difference_update(said.drop)
+        opening.theirs.update(said.add)
+        if len(opening.theirs) > MAX_ORIGINS:
+            return False
+        opening.known |= not said.more
+        opening.due |= opening.meet()
+        return True
+
+    def may_hold(self, entry: Entry) -> bool:
+        """Whether `entry` may be on both sides: what leaves for this peer, and what comes from it, passes here."""
+        tree = tree_of(entry)
+        opening = None if tree is None else self.trees.get(tree)
+        return opening is not None and entry.origin in opening.both
+
+    def may_come(self, entry: Entry) -> bool:
+        """The same for what arrives: what was opened a moment ago on the other side only may be on its way already."""
+        tree = tree_of(entry)
+        opening = None if tree is None else self.trees.get(tree)
+        return opening is not None and entry.origin in opening.mine
+
+    # What the two sides compare
+
+    def digests(self, cut_ms: int) -> dict[Tree, bytes]:
+        """Of each tree that is open, a fingerprint of what lives beyond `cut_ms`."""
+        found: dict[Tree, bytes] = {}
+        floor = (cut_ms + 1).to_bytes(TIME_SIZE, "big")
+        for tree, opening in self.trees.items():
+            if opening.ready():
+                held = self._holdings.among(tree, opening.both)
+                all_of_it, lapsed = held.mark(INFINITY), held.mark(floor)
+                found[tree] = fingerprint(all_of_it.size - lapsed.size, all_of_it.total - lapsed.total)
+        return found
+
+    # What has to go out
+
+    def want(self, ids: Iterable[bytes]) -> None:
+        """Ask the peer for `ids` as it can answer."""
+        self.needs.update(dict.fromkeys(ids))
+
+    def answer(self, want: Want) -> bool:
+        """Take down what the peer wants; False where it asks too much at once."""
+        if len(self.wanted) >= MAX_WANTS:
+            return False
+        self.wanted.append((want.number, deque(want.ids)))
+        return True
+
+    def answered(self, number: int, *, more: bool) -> None:
+        """A want of ours was answered."""
+        if not more:
+            self.asked.pop(number, None)
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def wants(self) -> Iterator[Send]:
+        """The next questions, as many as may be open at a time."""
+        while self.needs and len(self.asked) < WANTS_AT_ONCE:
+            some = [identity for identity, _ in zip(self.needs, range(messages.MAX_IDS), strict=False)]
+            for identity in some:
+                del self.needs[identity]
+            some = [identity for identity in some if identity not in self._holdings.by_id]
+            if some:
+                number = self.next_number()
+                self.asked[number] = len(some)
+                yield Send(self.peer, messages.want(number, some, graft=False), Lane.PUSH)
+
+    def bulk(self, now_ms: int) -> Iterator[Send]:
+        """The next block, where there is room for one: answers first, then what reconciliation found."""
+        while self.room and (self.wanted or self.haves):
+            number: int | None = None
+            ids = self.haves
+            if self.wanted:
+                number, ids = self.wanted[0]
+            raws = self._gather(ids, now_ms)
+            if number is not None and not ids:
+                self.wanted.popleft()
+            if raws or number is not None:
+                self.room = False
+                yield Send(self.peer, messages.block(raws, number, more=number is not None and bool(ids)), Lane.BULK)
+
+    def _gather(self, ids: deque[bytes], now_ms: int) -> list[bytes]:
+        raws: list[bytes] = []
+        size = 0
+        while ids and len(raws) < messages.MAX_ENTRIES:
+            entry = self._holdings.by_id.get(ids[0])
+            if entry is not None and entry.valid_until > now_ms and self.may_hold(entry):
+                size += len(entry.raw)
+                if raws and size > messages.BLOCK_BYTES:
+                    break
+                raws.append(entry.raw)
+            ids.popleft()
+        return raws
+
+    def busy(self) -> bool:
+        """Whether something that reconciliation found is still on its way, in either direction."""
+        return bool(self.haves or self.needs or self.asked or self.wanted or self.judging)
+
+    def view(self, now_ms: int) -> View:
+        """For `peers list`."""
+        return View(
+            rtt_ms=self.rtt_ms,
+            offset_ms=self.offset_ms,
+            lag_ms=None if self.equal_ms is None else max(0, now_ms - self.equal_ms),
+            differing=self.differing,
+            expected=self.expected,
+            received=self.received,
+            synced=self.equal_ms is not None and not self.busy(),
+            refused=dict(self.refused),
+        )

@@ -1,0 +1,95 @@
+"""Reconciliation between two peers, tree by tree: Negentropy sessions, and what follows from what they find.
+
+The side that begins a session learns what each lacks: it asks for what it needs and sends what the other needs. A
+session compares what lives beyond its `cut`, a time that the beginner chose, so that what lapses meanwhile is no
+difference. All work is in slices of about a millisecond (`crdt.reconcile`): a generator that yields what was found.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Final
+
+from crdt.held_set import HeldSet
+from crdt.reconcile import Found, Initiator, Limits, Responder
+from federation.messages import Round
+from federation.partitions import Tree
+
+LIMITS: Final = Limits(frame=65_536, message=65_536 + 64, ranges=4_096, rounds=64)
+SILENCE_MS: Final = 30_000  # a session that hears nothing for so long is given up
+
+Asked = Generator[Found, None, Round | None]
+Answered = Generator[None, None, Round]
+
+
+@dataclass(slots=True)
+class _Session:
+    number: int
+    initiator: Initiator
+    cut: int
+    heard_ms: int
+    done: bool = False
+
+
+class Reconciler:
+    """The sessions of one pair of peers: at most one that this side asks and one that it answers in each tree."""
+
+    def __init__(self) -> None:
+        self._asking: dict[Tree, _Session] = {}
+        self._answering: dict[Tree, tuple[int, Responder]] = {}
+
+    def is_asking(self, tree: Tree) -> bool:
+        """Whether a session of ours goes on in `tree`."""
+        return tree in self._asking
+
+    def begin(self, tree: Tree, number: int, held: HeldSet, size: int, now_ms: int) -> Asked:
+        """Begins session `number`; slices, then the first message."""
+        session = self._asking[tree] = _Session(number, Initiator(held, now_ms, LIMITS), now_ms, now_ms)
+        work = session.initiator.initiate()
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return Round(tree, number, True, session.cut, size, end.value)
+            yield Found([], [])
+
+    def hear(self, heard: Round, size: int, now_ms: int) -> Asked:
+        """The answer to a message of ours: slices with what was found, then the next message, or None where there is
+        none: then `end` tells whether all was found. Raises ReconcileError."""
+        session = self._asking.get(heard.tree)
+        if session is None or session.number != heard.session:
+            return None  # of a session that was given up
+        session.heard_ms = now_ms
+        message = yield from session.initiator.receive(heard.message)
+        if message is None:
+            session.done = True
+            return None
+        return Round(heard.tree, session.number, True, session.cut, size, message)
+
+    def answer(self, heard: Round, held: HeldSet, size: int) -> Answered:
+        """The answer to a message of the peer: slices, then the message. Raises ReconcileError."""
+        known = self._answering.get(heard.tree)
+        if known is None or known[0] != heard.session:
+            known = self._answering[heard.tree] = (heard.session, Responder(held, heard.cut, LIMITS))
+        message = yield from known[1].receive(heard.message)
+        return Round(heard.tree, heard.session, False, heard.cut, size, message)
+
+    def finished(self) -> list[tuple[Tree, int, bool]]:
+        """Sessions of ours that have asked all: (tree, number, whether all differences were found). Forgets them."""
+        ended = [
+            (tree, session.number, session.initiator.complete) for tree, session in self._asking.items() if session.done
+        ]
+        for tree, _, _ in ended:
+            del self._asking[tree]
+        return ended
+
+    def give_up(self, now_ms: int) -> list[Tree]:
+        """Trees whose session of ours heard nothing for too long. Forgets them."""
+        silent = [tree for tree, session in self._asking.items() if now_ms - session.heard_ms > SILENCE_MS]
+        for tree in silent:
+            del self._asking[tree]
+        return silent
+
+    def ended(self, tree: Tree, number: int) -> None:
+        """The peer has ended the session that it asked."""
+        if self._answering.get(tree, (None,))[0] == number:
+            del self._answering[tree]

@@ -1,0 +1,330 @@
+"""The mesh on perfect wires: push, announce, ask, reconcile, and what is open between whom."""
+
+from __future__ import annotations
+
+import pytest
+
+from crdt.entry import Class, Entry, Fact
+from federation import messages
+from federation.cose import sign_entry
+from federation.identity import NodeKey
+from federation.messages import Message
+from federation.partitions import PUBLIC_FACTS
+from tests.unit.meshes import LIFE, NOW, ROOT, Net, Node, full, line
+
+
+def test_news_is_pushed_at_once() -> None:
+    net = full(2)
+    a, b = net.nodes
+    a.say("one")
+    net.run()
+    assert b.names() == {"one"}
+    a.say("one", body=None)
+    net.run()
+    assert b.names() == set()
+
+
+@pytest.mark.parametrize("count", [1, 40, 3000])
+def test_what_was_there_before_the_link_is_found(count: int) -> None:
+    net = Net(2)
+    a, b = net.nodes
+    for n in range(count):
+        a.say(f"a{n}")
+        b.say(f"b{n}")
+    a.trusts(b)
+    b.trusts(a)
+    net.link(a, b)
+    net.run(1000)
+    assert a.names() == b.names() == {f"{x}{n}" for x in "ab" for n in range(count)}
+    assert all(node.mesh.view(peer.key.public, net.now).synced for node, peer in ((a, b), (b, a)))  # type: ignore[union-attr]
+
+
+def test_nothing_is_taken_from_whom_one_does_not_trust() -> None:
+    net = Net(2)
+    a, b = net.nodes
+    a.say("a")
+    b.say("b")
+    a.trusts(b)
+    net.link(a, b)
+    net.run(6000)
+    assert b.names() == {"b"}, "b takes nothing of a (and its node would let a have no link)"
+    b.trusts(a)
+    net.run(1000)
+    assert a.names() == b.names() == {"a", "b"}
+
+
+def test_a_plain_peer_brings_its_own_facts_only() -> None:
+    net = Net(3)
+    a, b, c = net.nodes
+    b.trusts(a, c)
+    a.trusts(b)
+    c.trusts(b)
+    net.link(a, b)
+    net.link(b, c)
+    for node, name in ((a, "a"), (b, "b"), (c, "c")):
+        node.say(name)
+    net.run(1000)
+    assert (a.names(), b.names(), c.names()) == ({"a", "b"}, {"a", "b", "c"}, {"b", "c"})
+    a.trusts(c)
+    net.run(1000)
+    assert a.names() == {"a", "b", "c"}, "b relays c's to who trusts c"
+    net.run(60_000)
+    assert net.said["sync.round"] < 40, "nodes that exclude different origins agree all the same"
+
+
+def test_a_line_relays_and_cut_ends_find_what_they_missed() -> None:
+    net = line(5)
+    ends = net.nodes[0], net.nodes[-1]
+    ends[0].say("public")
+    ends[1].say("internal", Class.INTERNAL, ROOT.public)
+    net.run()
+    assert all(node.names() == {"public", "internal"} for node in net.nodes)
+    net.cut(net.nodes[2], net.nodes[3])
+    ends[0].say("left")
+    ends[1].say("right")
+    net.run()
+    assert "right" not in ends[0].names()
+    net.link(net.nodes[2], net.nodes[3])
+    net.run(1000)
+    assert all(node.names() == {"public", "internal", "left", "right"} for node in net.nodes)
+
+
+def test_private_stays_and_internal_stays_in_its_federation() -> None:
+    net = full(3)
+    member, other, outsider = net.nodes
+    member.joins()
+    other.joins()
+    net.run(1000)
+    member.say("private", Class.PRIVATE)
+    member.say("alone", Class.INTERNAL)  # of no federation
+    member.say("internal", Class.INTERNAL, ROOT.public)
+    net.run(20_000)
+    assert other.names() == {"internal"}
+    assert outsider.names() == set()
+
+
+def test_each_change_of_class_tells_who_may_see_the_old_one() -> None:
+    net = Net(3)
+    owner, member, outsider = net.nodes
+    for one, other in ((owner, member), (member, outsider), (owner, outsider)):
+        one.trusts(other)
+        other.trusts(one)
+    owner.joins()
+    member.joins()
+    net.link(owner, member)
+    net.link(member, outsider)  # linked only through the member
+    net.run(1000)
+    for cls, root, at_member, at_outsider in (
+        (Class.PUBLIC, None, True, True),
+        (Class.INTERNAL, ROOT.public, True, False),
+        (Class.PRIVATE, None, False, False),
+        (Class.PUBLIC, None, True, True),
+    ):
+        owner.say("marker", cls, root)
+        net.run(1000)
+        assert ("marker" in member.names(), "marker" in outsider.names()) == (at_member, at_outsider), cls
+
+
+def test_in_a_full_mesh_each_news_comes_once_after_a_while() -> None:
+    net = full(6)
+    for n in range(30):
+        net.nodes[n % 6].say(f"s{n}")
+        net.run(300)
+    before = net.said["entries"]
+    net.nodes[0].say("last")
+    net.run(1000)
+    assert all("last" in node.names() for node in net.nodes)
+    assert net.said["entries"] - before <= 8, "5 deliveries make a tree; a full mesh of pushes would be 25"
+
+
+def test_a_lazy_peer_asks_for_what_did_not_come() -> None:
+    net = full(3)
+    a, b, c = net.nodes
+    for n in range(12):
+        net.nodes[n % 3].say(f"s{n}")
+        net.run(300)
+    # whatever tree they have found: cut each link in turn, and what is said must come over the other two
+    for n, (one, other) in enumerate(((a, b), (b, c), (a, c))):
+        net.cut(one, other)
+        one.say(f"over{n}")
+        net.run(2000)
+        assert f"over{n}" in other.names()
+        net.link(one, other)
+        net.run(1000)
+
+
+def test_what_is_lost_on_the_way_is_found_by_its_digest() -> None:
+    net = full(2)
+    a, b = net.nodes
+    a.say("one")
+    net.wire.clear()  # lost
+    assert "one" not in b.names()
+    net.run(30_000)
+    assert b.names() == {"one"}
+    rounds = net.said["sync.round"]
+    net.run(120_000)
+    assert net.said["sync.round"] == rounds, "nothing else polls"
+
+
+def test_after_an_overflow_no_digest_is_waited_for() -> None:
+    net = full(2)
+    a, b = sorted(net.nodes, key=lambda node: node.key.public)
+    b.say("one")
+    net.wire.clear()
+    a.mesh.overflowed(b.key.public)
+    net.run(1000)
+    assert a.names() == {"one"}
+
+
+def test_duplicates_cost_no_signature_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = full(2)
+    a, b = net.nodes
+    entry = a.say("one")
+    net.run()
+    checked: list[Entry] = []
+    monkeypatch.setattr("federation.replica.verify_entry", lambda entry: checked.append(entry) or True)
+    for _ in range(3):
+        net.do(b, b.mesh.received(a.key.public, messages.pushes([entry])[0], net.now))
+    assert checked == []
+
+
+def test_a_spoilt_copy_closes_the_link_and_does_not_censor_the_good_one() -> None:
+    net = full(2)
+    a, b = net.nodes
+    good = sign_entry(a.key, Fact("service", "x", NOW << 16, Class.PUBLIC, NOW + LIFE, {"name": "x"}))
+    spoilt = good.raw[:-1] + bytes([good.raw[-1] ^ 1])
+    net.do(b, b.mesh.received(a.key.public, {"t": "entries", "entries": [spoilt]}, net.now))
+    assert [close.code for close in b.closes] == ["bad-entry"]
+    net.link(a, b)
+    net.run(1000)
+    net.do(b, b.mesh.received(a.key.public, {"t": "entries", "entries": [good.raw]}, net.now))
+    assert b.names() == {"x"}
+
+
+def test_of_a_block_with_one_spoilt_entry_nothing_is_taken() -> None:
+    net = full(2)
+    a, b = net.nodes
+    facts = [Fact("service", f"x{n}", (NOW << 16) + n, Class.PUBLIC, NOW + LIFE, {"name": "x"}) for n in range(100)]
+    raws = [sign_entry(a.key, fact).raw for fact in facts]
+    raws[70] = raws[70][:-1] + bytes([raws[70][-1] ^ 1])
+    net.do(b, b.mesh.received(a.key.public, messages.block(raws, None, more=False), net.now))
+    net.run()
+    assert b.names() == set()
+    assert b.closes[0].code == "bad-entry"
+
+
+def test_what_the_origin_may_not_say_is_refused_and_costs_the_relay_nothing() -> None:
+    net = full(2)
+    a, b = net.nodes
+    stranger = sign_entry(NodeKey.generate(), Fact("service", "x", NOW << 16, Class.PUBLIC, NOW + LIFE, {"name": "x"}))
+    private = sign_entry(a.key, Fact("service", "y", NOW << 16, Class.PRIVATE, NOW + LIFE, {"name": "y"}))
+    far = sign_entry(a.key, Fact("service", "z", NOW << 16, Class.PUBLIC, NOW + 2 * LIFE, {"name": "z"}))
+    raws = [entry.raw for entry in (stranger, private, far)]
+    net.do(b, b.mesh.received(a.key.public, {"t": "entries", "entries": raws}, net.now))
+    assert b.names() == set()
+    assert b.closes == []
+    view = b.mesh.view(a.key.public, net.now)
+    assert view is not None
+    assert sum(view.refused.values()) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["admits", "entries", "ihave", "want", "prune", "sync.round", "sync.end", "ping", "pong"]
+)
+def test_a_malformed_message_closes_the_link(name: str) -> None:
+    net = full(2)
+    a, b = net.nodes
+    net.do(b, b.mesh.received(a.key.public, {"t": name, "ids": [b"short"], "tree": [7], "n": -1}, net.now))
+    assert [close.code for close in b.closes] == ["malformed"]
+
+
+def test_a_message_of_a_later_version_is_passed_by() -> None:
+    net = full(2)
+    a, b = net.nodes
+    net.do(b, b.mesh.received(a.key.public, {"t": "something.new", "x": 1}, net.now))
+    assert b.closes == []
+
+
+def answers(net: Net, node: Node, peer: Node, message: Message) -> list[Message]:
+    """What `node` sends to `peer` upon `message`."""
+    got: list[Message] = []
+    net.tap = lambda source, target, sent: got.append(sent) if (source, target) == (node, peer) else None
+    net.do(node, node.mesh.received(peer.key.public, message, net.now))
+    net.run(1000)
+    return [message for message in got if message["t"] not in ("ping", "pong")]
+
+
+def test_ids_outside_of_the_pair_are_as_good_as_unknown() -> None:
+    net = full(3)
+    owner, member, outsider = net.nodes
+    owner.joins()
+    member.joins()
+    net.run(1000)
+    hidden = owner.say("internal", Class.INTERNAL, ROOT.public)
+    private = owner.say("private", Class.PRIVATE)
+    net.run(1000)
+    unknown = b"\0" * 32
+    for make in (
+        lambda identity: messages.want(7, [identity], graft=False),
+        lambda identity: messages.want(7, [identity], graft=True),
+        lambda identity: messages.ihave([identity])[0],
+    ):
+        seen = []
+        for identity in (unknown, hidden.id, private.id):
+            told = answers(net, owner, outsider, make(identity))
+            seen.append(
+                [str(message).replace(repr(identity), "ID").replace(str(message.get("n")), "N") for message in told]
+            )
+        assert seen[0] == seen[1] == seen[2]
+        assert seen[0]
+
+
+def test_an_internal_entry_that_an_outsider_sends_is_not_believed() -> None:
+    net = full(3)
+    owner, member, outsider = net.nodes
+    owner.joins()
+    member.joins()
+    net.run(1000)
+    raw = sign_entry(
+        owner.key, Fact("service", "x", NOW << 17, Class.INTERNAL, NOW + LIFE, {"name": "x"}, ROOT.public)
+    ).raw
+    net.do(member, member.mesh.received(outsider.key.public, {"t": "entries", "entries": [raw]}, net.now))
+    assert member.names() == set()
+
+
+def test_a_node_that_lost_its_disk_gets_its_own_back_and_goes_on() -> None:
+    net = full(2)
+    a, b = net.nodes
+    for name in ("one", "two"):
+        a.say(name)
+    a.say("two", body=None)
+    net.run(1000)
+    net.cut(a, b)
+    wiped = Node(net, 0)
+    net.nodes[0] = wiped
+    wiped.trusts(b)
+    wiped.say("three")
+    net.link(wiped, b)
+    net.run(2000)
+    assert wiped.names() == b.names() == {"one", "three"}
+    wiped.say("one", body="changed")
+    net.run()
+    entry = b.replica.map.view(a.key.public, "service", "one", net.now)
+    assert entry is not None
+    assert entry.id == next(e.id for e in wiped.replica.map if e.name == "one")
+
+
+def test_digests_agree_at_rest_and_nothing_goes_on() -> None:
+    net = full(4, federation=True)
+    for n, node in enumerate(net.nodes):
+        for m in range(20):
+            node.say(f"{n}.{m}", Class.INTERNAL if m % 2 else Class.PUBLIC, ROOT.public if m % 2 else None)
+    net.run(10_000)
+    one, other = net.nodes[:2]
+    pair = one.mesh.pairs[other.key.public]
+    assert PUBLIC_FACTS in pair.trees
+    assert pair.digests(net.now) == other.mesh.pairs[one.key.public].digests(net.now)
+    assert len(pair.digests(net.now)) == 3
+    before = net.said.copy()
+    net.run(60_000)
+    assert {name for name in net.said if net.said[name] != before[name]} == {"ping", "pong"}
