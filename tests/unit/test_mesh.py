@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from crdt.entry import Class, Entry, Fact
 from federation import messages
-from federation.cose import sign_entry
+from federation.cose import sign_entry, verify_entry
 from federation.identity import NodeKey
 from federation.messages import Message
 from federation.partitions import PUBLIC_FACTS
@@ -182,7 +184,12 @@ def test_duplicates_cost_no_signature_check(monkeypatch: pytest.MonkeyPatch) -> 
     entry = a.say("one")
     net.run()
     checked: list[Entry] = []
-    monkeypatch.setattr("federation.replica.verify_entry", lambda entry: checked.append(entry) or True)
+
+    def check(entry: Entry) -> bool:
+        checked.append(entry)
+        return verify_entry(entry)
+
+    monkeypatch.setattr("federation.replica.verify_entry", check)
     for _ in range(3):
         net.do(b, b.mesh.received(a.key.public, messages.pushes([entry])[0], net.now))
     assert checked == []
@@ -264,11 +271,12 @@ def test_ids_outside_of_the_pair_are_as_good_as_unknown() -> None:
     private = owner.say("private", Class.PRIVATE)
     net.run(1000)
     unknown = b"\0" * 32
-    for make in (
+    questions: tuple[Callable[[bytes], Message], ...] = (
         lambda identity: messages.want(7, [identity], graft=False),
         lambda identity: messages.want(7, [identity], graft=True),
         lambda identity: messages.ihave([identity])[0],
-    ):
+    )
+    for make in questions:
         seen = []
         for identity in (unknown, hidden.id, private.id):
             told = answers(net, owner, outsider, make(identity))
