@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from crdt.entry import Entry
 from federation.messages import Message
 from federation.replica import Alert, Persist
 
@@ -35,6 +36,15 @@ class Store:
 
 
 @dataclass(slots=True)
+class Verify:
+    """Check the signatures of `entries` (`cose.verify_entry`), in another thread if there is one, and say which hold:
+    `Mesh.verified`. Nothing else of `peer` is worked on meanwhile."""
+
+    peer: bytes
+    entries: tuple[Entry, ...]
+
+
+@dataclass(slots=True)
 class Close:
     """Close the link to `peer` and say why: `code` is a word for programs, `reason` for people."""
 
@@ -43,4 +53,4 @@ class Close:
     reason: str
 
 
-Effect = Send | Store | Close | Alert
+Effect = Send | Store | Verify | Close | Alert

@@ -234,32 +234,52 @@ class Replica:
     def receive(self, raw: bytes, now_ms: int, may_come: Callable[[Entry], bool] = _anything) -> list[Effect]:
         """Judges one entry from outside: a Persist where it is new and good, a Refused where it is not good, nothing
         where it is known or older. `may_come`: whether it may come from the peer that sent it."""
+        found = self.examine(raw, now_ms, may_come)
+        return self.accept(found, verify_entry(found), now_ms) if isinstance(found, Entry) else found
+
+    def examine(self, raw: bytes, now_ms: int, may_come: Callable[[Entry], bool] = _anything) -> Entry | list[Effect]:
+        """All of `receive` but the check of the signature, which may be made elsewhere: an entry for `accept`, or what
+        became of it already."""
         try:
             entry = decode_entry(raw, self._map.origins)
         except EntryError as error:
             return self._refuse(Fault.RELAY, error.detail, None)
-        held = self._current(entry)
-        if held is not None and held.order >= entry.order:
-            if held.id == entry.id:
-                self.counts["known"] += 1
-                return []
-            self.counts["older"] += 1
-            return self._judge_older(held, entry)
+        if (older := self._not_newer(entry)) is not None:
+            return older
         if not may_come(entry):
             return self._refuse(Fault.ORIGIN, "not to be had from this peer", entry)
         if entry.origin == self.origin:
-            return self._adopt(entry, now_ms)
+            return entry
         if not self._admits(entry):
             return self._refuse(Fault.ORIGIN, "this origin is not admitted here", entry)
         if entry.valid_until > now_ms + max_life_ms(entry.kind) + CLOCK_TOLERANCE_MS:
             return self._refuse(Fault.ORIGIN, "valid_until is too far ahead", entry)
         if entry.valid_until < now_ms - CLOCK_TOLERANCE_MS:
             return self._refuse(Fault.ORIGIN, "lapsed more than a day ago", entry)
-        if not verify_entry(entry):
+        return entry
+
+    def accept(self, entry: Entry, verified: bool, now_ms: int) -> list[Effect]:
+        """The rest of `receive` for what `examine` let pass. `verified`: whether its signature holds."""
+        if not verified:
             return self._refuse(Fault.RELAY, _BAD_SIGNATURE, entry)
+        if (older := self._not_newer(entry)) is not None:  # something came in between
+            return older
+        if entry.origin == self.origin:
+            return self._adopt(entry, now_ms)
         self.counts["received"] += 1
         self._take_off(entry)
         return [Persist((entry,), now_ms)]
+
+    def _not_newer(self, entry: Entry) -> list[Effect] | None:
+        """What becomes of an entry that is held already, or is lower than what is held; None where it is newer."""
+        held = self._current(entry)
+        if held is None or held.order < entry.order:
+            return None
+        if held.id == entry.id:
+            self.counts["known"] += 1
+            return []
+        self.counts["older"] += 1
+        return self._judge_older(held, entry)
 
     # What is held and shown
 
@@ -352,8 +372,6 @@ class Replica:
     def _adopt(self, entry: Entry, now_ms: int) -> list[Effect]:
         """An own entry that this node does not hold: said before the disk was lost, or before the backup that it was
         restored from."""
-        if not verify_entry(entry):
-            return self._refuse(Fault.RELAY, _BAD_SIGNATURE, entry)
         self.counts["adopted"] += 1
         self._clock.observe(entry.stamp)
         said_now = [

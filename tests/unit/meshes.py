@@ -10,7 +10,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from crdt.entry import MAX_LIFE_MS, Class, Entry
-from federation.effects import Close, Effect, Lane, Send, Store
+from federation.cose import verify_entry
+from federation.effects import Close, Effect, Lane, Send, Store, Verify
 from federation.identity import NodeKey
 from federation.mesh import Mesh
 from federation.messages import Message
@@ -111,6 +112,8 @@ class Net:
                         if isinstance(alert, Alert):
                             node.alerts.append(alert)
                     self.do(node, node.mesh.merged(persist.entries, peer, self.now))
+                case Verify(_, entries):
+                    node.mesh.verified(effect, [verify_entry(entry) for entry in entries])
                 case Close():
                     node.closes.append(effect)
                     self.cut(node, self.of(effect.peer))

@@ -189,7 +189,7 @@ def test_duplicates_cost_no_signature_check(monkeypatch: pytest.MonkeyPatch) -> 
         checked.append(entry)
         return verify_entry(entry)
 
-    monkeypatch.setattr("federation.replica.verify_entry", check)
+    monkeypatch.setattr("federation.mesh.verify_entry", check)
     for _ in range(3):
         net.do(b, b.mesh.received(a.key.public, messages.pushes([entry])[0], net.now))
     assert checked == []
@@ -218,6 +218,22 @@ def test_of_a_block_with_one_spoilt_entry_nothing_is_taken() -> None:
     net.run()
     assert b.names() == set()
     assert b.closes[0].code == "bad-entry"
+
+
+def test_a_block_that_a_closed_link_cut_short_can_come_again() -> None:
+    net = full(2)
+    a, b = net.nodes
+    facts = [Fact("service", f"x{n}", (NOW << 16) + n, Class.PUBLIC, NOW + LIFE, {"name": "x"}) for n in range(300)]
+    block = messages.block([sign_entry(a.key, fact).raw for fact in facts], None, more=False)
+    net.do(b, b.mesh.received(a.key.public, block, net.now))
+    for _ in range(8):
+        net.do(b, b.mesh.work(net.now))  # some of it is looked at
+    net.cut(a, b)
+    assert b.names() == set()
+    net.link(a, b)
+    net.do(b, b.mesh.received(a.key.public, block, net.now))
+    net.run()
+    assert len(b.names()) == 300
 
 
 def test_what_the_origin_may_not_say_is_refused_and_costs_the_relay_nothing() -> None:
