@@ -6,10 +6,20 @@ holds there, or the ids themselves. Who gets a fingerprint that is not his own a
 ranges, or, below 32 items, with his ids. The `Initiator` learns the result, the `Responder` keeps nothing between
 messages. Bytes are those of the reference where sets split alike, with one exception (`_Side._cut_short`).
 
-Slices: `receive` is a generator. It yields after a millisecond or so of work, the initiator's with what was found in
-it; the caller looks at its own clock, lets others run, goes on when it likes, or closes the generator when it has
-enough. The set may change between slices and between messages: a range is compared by the bounds in the message, never
-by positions remembered from before. What changes meanwhile may be found or not, all else is exact.
+How it is driven: each side makes one object a session, with what the pair may see (`held_set.snapshot`) and the same
+cut. `initiate` and `receive` are generators; a step is a slice of a millisecond or so of work, and the last one returns
+the message to send:
+
+    work = initiator.receive(answer)  # at first: initiator.initiate(); at the other side: responder.receive(message)
+    try:
+        found = next(work)            # found.have: ids to send; found.need: ids to ask for; None at the other side
+    except StopIteration as end:
+        message = end.value           # None: the session is over; initiator.complete says whether all was found
+
+Between two steps the caller looks at its own clock, lets others run, goes on when it likes, or closes the generator
+when it has enough. `finish` does all steps of a message at once. The set may change between steps and between messages,
+as long as it stays one that both may see: a range is compared by the bounds in the message, never by positions
+remembered from before. What changes meanwhile may be found or not, all else is exact.
 
 What a peer can cost: its message is limited in bytes and ranges, a range costs a mark or two, an answer stops when the
 frame is full, and the initiator reads each of its own items at most once a message. Bytes that break the protocol raise
@@ -36,7 +46,7 @@ from crdt.range_message import (
     Writer,
 )
 
-__all__ = ["DEFAULT", "Found", "Initiator", "Limits", "ReconcileError", "Responder", "finish"]
+__all__ = ["DEFAULT", "Found", "Initiator", "Limits", "ReconcileError", "Responder", "digest", "finish"]
 
 _PARTS: Final = 16
 _FEW: Final = 2 * _PARTS  # from here on a range is split; below, its ids are sent
@@ -71,13 +81,27 @@ def finish(work: Generator[Found | None, None, _Result]) -> tuple[Found, _Result
             found.need.extend(some.need)
 
 
+def digest(items: HeldSet, cut: int = -1) -> bytes:
+    """16 bytes that two sides share exactly when they hold the same items with a timestamp above `cut`."""
+    return _fingerprint(items.mark(_floor(cut)), items.mark(INFINITY))
+
+
+def _floor(cut: int) -> bytes:
+    """The bound before all items with a timestamp above `cut`."""
+    return (min(max(cut, -1), MAX_TIMESTAMP) + 1).to_bytes(TIME_SIZE, "big")
+
+
+def _fingerprint(lower: Mark, upper: Mark) -> bytes:
+    return fingerprint(upper.size - lower.size, upper.total - lower.total)
+
+
 class _Side:
     """What both sides do: go through the ranges of a message and answer them. Only items with a timestamp above `cut`
     are compared."""
 
     def __init__(self, items: HeldSet, cut: int = -1, limits: Limits = DEFAULT) -> None:
         self._items = items
-        self._floor = (min(max(cut, -1), MAX_TIMESTAMP) + 1).to_bytes(TIME_SIZE, "big")
+        self._floor = _floor(cut)
         self._limits = limits
         self._rounds = 0
         self._work = 0
@@ -144,8 +168,7 @@ class _Side:
         out.print(INFINITY, self._print(lower, INFINITY))
 
     def _print(self, lower: bytes, upper: bytes) -> bytes:
-        before, after = self._mark(lower), self._mark(upper)
-        return fingerprint(after.size - before.size, after.total - before.total)
+        return _fingerprint(self._mark(lower), self._mark(upper))
 
     def _mark(self, bound: bytes) -> Mark:
         if self._last is not None and self._last[0] == bound:

@@ -1,9 +1,10 @@
 """Speaks the line protocol of Negentropy's reference project (hoytech/negentropy, `test/`), so that its conformance
 runs can be pointed at kosreg, and kosreg at any other implementation.
 
-In, a line each: `item,TIMESTAMP,ID` (any number), `seal`, `initiate` (one side only), `msg,HEX`. Out: `msg,HEX`, and on
-the initiating side `have,ID`, `need,ID` and at the end `done`. FRAMESIZELIMIT in the environment: bytes of a message
-(default 0: any size). The other limits of the wire are off: the reference has none.
+In, a line each: `item,TIMESTAMP,ID` (any number), `seal`, `initiate` (one side only), `msg,HEX`; blank lines mean
+nothing. Out: `msg,HEX`, and on the initiating side `have,ID`, `need,ID` and at the end `done`. FRAMESIZELIMIT in the
+environment: bytes of a message (default 0: any size). The other limits of the wire are off: the reference has none. It
+ends with 0 when its input does, and with 1 and the reason on stderr at the first line that it cannot follow.
 
 For its `test/Utils.pm`: `return '…/.venv/bin/python …/tests/conformance/negentropy_harness.py';`
 """
@@ -11,7 +12,10 @@ For its `test/Utils.pm`: `return '…/.venv/bin/python …/tests/conformance/neg
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # any Python will do: nothing need be installed
 
 from crdt.ordered_set import OrderedSet, item_key
 from crdt.reconcile import Initiator, Limits, Responder, finish
@@ -27,24 +31,24 @@ class Harness:
 
     def line(self, line: str) -> Iterator[str]:
         """The lines that answer `line`. Raises ValueError for what the protocol does not know."""
-        command, *values = line.split(",")
-        if command == "item" and self._items is None:
-            timestamp, identity = values
-            self._keys.append(item_key(int(timestamp), bytes.fromhex(identity)))
-        elif command == "seal" and self._items is None:
-            self._items = OrderedSet(self._keys)
-            if len(self._items) != len(self._keys):
-                raise ValueError("an item came twice")
-            self._keys.clear()
-            self._responder = Responder(self._items, limits=self._limits)
-        elif command == "initiate" and self._items is not None and self._initiator is None:
-            self._initiator = Initiator(self._items, limits=self._limits)
-            yield self._message(finish(self._initiator.initiate())[1])
-        elif command == "msg" and self._responder is not None:
-            (message,) = values
-            yield from self._answer(bytes.fromhex(message))
-        else:
-            raise ValueError(f"{command!r} is no command, or comes at the wrong time")
+        if not line:
+            return
+        match line.split(","):
+            case ["item", timestamp, identity] if self._items is None:
+                self._keys.append(item_key(int(timestamp), bytes.fromhex(identity)))
+            case ["seal"] if self._items is None:
+                self._items = OrderedSet(self._keys)
+                if len(self._items) != len(self._keys):
+                    raise ValueError("an item came twice")
+                self._keys.clear()
+                self._responder = Responder(self._items, limits=self._limits)
+            case ["initiate"] if self._items is not None and self._initiator is None:
+                self._initiator = Initiator(self._items, limits=self._limits)
+                yield self._message(finish(self._initiator.initiate())[1])
+            case ["msg", message] if self._responder is not None:
+                yield from self._answer(bytes.fromhex(message))
+            case [command, *_]:
+                raise ValueError(f"{command!r} is no command, has fields too few or many, or comes at the wrong time")
 
     def _answer(self, message: bytes) -> Iterator[str]:
         if self._initiator is None:

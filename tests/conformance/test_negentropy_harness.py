@@ -121,7 +121,9 @@ def test_a_later_version_is_answered_with_ours_and_the_session_goes_on() -> None
         ("msg,6", "hexadecimal"),
         ("item,1," + "aa" * 32, "wrong time"),
         ("hello", "no command"),
-        ("msg", "unpack"),
+        ("msg", "fields too few"),
+        ("msg,", "ends in the middle"),
+        ("seal", "wrong time"),
     ],
 )
 def test_what_it_does_not_understand_ends_it_with_a_reason(line: str, says: str) -> None:
@@ -130,3 +132,52 @@ def test_what_it_does_not_understand_ends_it_with_a_reason(line: str, says: str)
         code, errors = process.end()
     assert code == 1
     assert says in errors
+
+
+def bare(lines: str, frame: str = "") -> "subprocess.CompletedProcess[str]":
+    """All of its input at once, from the root of the repository, with nothing installed (-I -S)."""
+    command = [sys.executable, "-I", "-S", "tests/conformance/negentropy_harness.py"]
+    return subprocess.run(
+        command,
+        cwd=HARNESS.parents[2],
+        env={"FRAMESIZELIMIT": frame},
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_it_needs_nothing_installed_skips_blank_lines_and_ends_with_its_input() -> None:
+    done = bare(f"\n\nitem,12345,{'EE' * 32}\r\n\nseal\n\nmsg,6100000200\nmsg,62AA")  # the last without its end
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"msg,6100000201{'ee' * 32}\nmsg,61\n", "")
+    assert bare("").returncode == 0
+
+
+def test_the_initiator_says_what_differs_before_done() -> None:
+    done = bare(f"item,5,{'ab' * 32}\nseal\ninitiate\nmsg,6100000201{'cd' * 32}\n")
+    assert done.stdout.splitlines() == [
+        f"msg,6100000201{'ab' * 32}",
+        f"have,{'ab' * 32}",
+        f"need,{'cd' * 32}",
+        "done",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "frame", "says"),
+    [
+        (f"item,1,{'aa' * 31}", "", "32 bytes"),
+        (f"item,1,{'aa' * 32}\n" * 2 + "seal", "", "twice"),
+        ("initiate", "", "wrong time"),
+        ("msg,61", "", "wrong time"),
+        ("seal\ninitiate\ninitiate", "", "wrong time"),
+        ("seal", "4095", "4096 bytes or more"),
+        ("seal", "many", "many"),
+    ],
+)
+def test_what_comes_too_early_or_is_out_of_bounds_ends_it_too(lines: str, frame: str, says: str) -> None:
+    done = bare(lines, frame)
+    assert done.returncode == 1
+    assert says in done.stderr

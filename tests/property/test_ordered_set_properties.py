@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crdt import held_set, ordered_set
-from crdt.held_set import HeldSet, Together, Without, gather
+from crdt.held_set import HeldSet, Together, Without, gather, snapshot
 from crdt.ordered_set import INFINITY, KEY_SIZE, START, Mark, OrderedSet, item_key
+from crdt.reconcile import finish
 from tests.plain_set import plain_fingerprint
 
 # Few timestamps and ids that share beginnings, so that items collide in part and in whole.
@@ -141,15 +142,62 @@ def test_views_are_what_they_say_and_follow_changes(
         check(together, expected, [*places, START, INFINITY])
 
 
+@given(st.lists(keys, max_size=60), changes, changes, st.lists(bounds, max_size=4))
+def test_a_copy_and_its_original_go_their_own_ways(
+    first: list[bytes], ours: list[tuple[bool, bytes]], theirs: list[tuple[bool, bytes]], places: list[bytes]
+) -> None:
+    with small():
+        held = OrderedSet(first)
+        held.mark(INFINITY)  # so that there are running totals to share
+        twin = held.copy()
+        both: list[tuple[OrderedSet, set[bytes]]] = []
+        for one, steps in ((held, ours), (twin, theirs)):
+            plain = set(first)
+            for put, key in steps:
+                (one.insert if put else one.remove)(key)
+                (plain.add if put else plain.discard)(key)
+            both.append((one, plain))
+        for one, plain in both:
+            assert list(one) == sorted(plain)
+            assert len(one) == len(plain)
+            check(one, list(plain), [*places, *first])
+
+
+@given(st.sets(keys, min_size=1, max_size=120), st.integers(1, 40), st.data(), changes, st.lists(bounds, max_size=4))
+def test_a_snapshot_is_what_the_pair_held_at_the_call(
+    some: set[bytes], count: int, data: st.DataObject, steps: list[tuple[bool, bytes]], places: list[bytes]
+) -> None:
+    """Whichever of the four ways it is made: origins come up, lose all and change, before and after its slices."""
+
+    def origin_of(key: bytes) -> int:
+        return sum(key) % count
+
+    admitted = data.draw(st.sets(st.integers(0, count - 1)))
+    early = data.draw(st.integers(0, len(steps)))
+    with small():
+        parts = [OrderedSet(key for key in some if origin_of(key) == origin) for origin in range(count)]
+        whole = OrderedSet(some)
+        inside = [parts[origin] for origin in range(count) if origin in admitted]
+        outside = [parts[origin] for origin in range(count) if origin not in admitted]
+        work = snapshot(whole, inside, outside)
+
+        def change(some: list[tuple[bool, bytes]]) -> None:
+            for put, key in some:
+                for each in (whole, parts[origin_of(key)]):
+                    (each.insert if put else each.remove)(key)
+
+        change(steps[:early])
+        held = finish(work)[1]
+        change(steps[early:])
+        expected = [key for key in some if origin_of(key) in admitted]
+        check(held, expected, [*places, START, INFINITY])
+        assert held.weight <= 9
+
+
 @given(st.sets(keys, max_size=300), st.integers(1, 8))
 def test_what_is_gathered_is_all(some: set[bytes], count: int) -> None:
     with small():
-        work = gather([OrderedSet(key for key in some if sum(key) % count == part) for part in range(count)])
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                gathered: OrderedSet = end.value
-                break
+        parts = [OrderedSet(key for key in some if sum(key) % count == part) for part in range(count)]
+        gathered = finish(gather(parts))[1]
         assert list(gathered) == sorted(some)
         assert gathered.fingerprint() == plain_fingerprint(some)

@@ -8,10 +8,10 @@ from typing import NamedTuple, TypedDict, TypeVar
 
 import pytest
 
-from crdt.held_set import HeldSet, Together, Without
+from crdt.held_set import HeldSet, Together, Without, snapshot
 from crdt.ordered_set import INFINITY, START, Mark, OrderedSet, fingerprint, item_key
 from crdt.range_message import FINGERPRINT, Reader
-from crdt.reconcile import Found, Initiator, Limits, ReconcileError, Responder, finish
+from crdt.reconcile import Found, Initiator, Limits, ReconcileError, Responder, digest, finish
 from tests.plain_set import ids_of, plain_fingerprint
 
 
@@ -204,6 +204,39 @@ def test_only_items_above_the_cut_are_compared() -> None:
     for cut in (899, 2**64 - 2, 2**80):
         nothing = converse(ours, theirs, cut=cut)
         assert (nothing.have, nothing.need, len(nothing.messages)) == ([], [], 2)
+
+
+def test_a_digest_is_the_fingerprint_of_what_is_above_the_cut() -> None:
+    held = [item_key(number, random.Random(number).randbytes(32)) for number in range(300)]
+    parts = [OrderedSet(held[::2]), OrderedSet(held[1::2])]
+    for cut, above in ((-1, held), (-5, held), (0, held[1:]), (149, held[150:]), (298, held[299:]), (2**64, [])):
+        assert digest(OrderedSet(held), cut) == digest(Together(parts), cut) == plain_fingerprint(above)
+        assert digest(Without(OrderedSet(held), parts[1:]), cut) == plain_fingerprint(
+            [k for k in held[::2] if k in above]
+        )
+
+
+def test_an_origin_that_comes_up_in_a_session_is_not_shown_to_a_peer_that_may_not_see_it() -> None:
+    """The responder's excluded origin has nothing at first, then takes in items between two messages, while an
+    admitted origin loses some."""
+    keys = [some_keys(4000, seed) for seed in range(3)]
+    whole, parts = OrderedSet(keys[0] + keys[1]), [OrderedSet(keys[0]), OrderedSet(keys[1])]
+    ours = OrderedSet(keys[0][:-100])
+    initiator = Initiator(ours)
+    responder = Responder(finish(snapshot(whole, parts[:1], parts[1:]))[1])
+    needed: list[bytes] = []
+    message: bytes | None = finish(initiator.initiate())[1]
+    while message is not None:
+        answer = finish(responder.receive(message))[1]
+        for key in keys[2]:
+            whole.insert(key)
+        for key in keys[1][:2000]:
+            whole.remove(key)
+            parts[1].remove(key)
+        found, message = finish(initiator.receive(answer))
+        assert found.have == []
+        needed += found.need
+    assert set(needed) == ids_of(keys[0][-100:])
 
 
 def test_a_pair_compares_what_both_admit_whichever_way_each_side_counts() -> None:
