@@ -1,0 +1,94 @@
+"""Keeps one link to a peer: dials its addresses in turn, and waits longer and longer between rounds that fail.
+
+It dials only while there is no link to the peer, whoever dialled that one. Waits are jittered, so that nodes that lost
+each other at one moment do not meet at one moment.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+FIRST_WAIT_S: Final = 0.2
+LONGEST_WAIT_S: Final = 30.0
+STEADY_S: Final = 5.0  # a link that lived for so long was a good one: the next waits are short again
+MAX_ADDRESSES: Final = 4
+
+
+class Linker(Protocol):
+    """What a dialler needs of the node."""
+
+    async def connect(self, peer: bytes, address: str) -> str | None:
+        """Dials, and stays until the link is over. None where there was a link, else why there was none."""
+
+    async def unlinked(self, peer: bytes) -> None:
+        """Returns once there is no link to the peer."""
+
+
+class Dialler:
+    """One peer that this node wants a link to. `state`: connecting, up or backoff; `address`: the one of the last
+    attempt; `error`: how that ended, "" where it was well."""
+
+    def __init__(self, peer: bytes, addresses: Sequence[str], linker: Linker) -> None:
+        self.peer = peer
+        self.state = "connecting"
+        self.address = ""
+        self.error = ""
+        self._addresses = list(addresses[:MAX_ADDRESSES])
+        self._linker = linker
+        self._failures = 0  # rounds in a row
+        self._kicked = asyncio.Event()
+        self._random = random.SystemRandom()
+        self._task = asyncio.create_task(self._run())
+
+    def redirect(self, addresses: Sequence[str]) -> None:
+        """Dials these from now on, the next one at once."""
+        if self._addresses != list(addresses[:MAX_ADDRESSES]):
+            self._addresses = list(addresses[:MAX_ADDRESSES])
+            self.kick()
+
+    def kick(self) -> None:
+        """There is reason to hope: dial at once, if there is no link."""
+        self._failures = 0
+        self._kicked.set()
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        turn = 0
+        while True:
+            began = loop.time()
+            self.state = "up"
+            await self._linker.unlinked(self.peer)
+            if loop.time() - began >= STEADY_S:
+                self._failures = 0
+            if not self._addresses:
+                self.state = "waiting"
+                await self._pause(LONGEST_WAIT_S)
+                continue
+            self.state = "connecting"
+            self.address = self._addresses[turn % len(self._addresses)]
+            began = loop.time()
+            error = await self._linker.connect(self.peer, self.address)
+            self.error = error or ""
+            if error is not None:
+                turn += 1
+                if turn % len(self._addresses):
+                    continue  # another address may do
+            elif loop.time() - began >= STEADY_S:
+                self._failures = 0
+            self.state = "backoff"
+            wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._failures, 16))
+            self._failures += 1
+            await self._pause(wait * self._random.uniform(0.5, 1))
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._kicked.wait()
+        except TimeoutError:
+            pass
+        self._kicked.clear()

@@ -1,0 +1,166 @@
+"""The handshake over a socket, on either side: who is there, and may this key have a link?
+
+`Greeter` joins the sans-I/O session with sockets, random nonces and trust. A certificate that comes with a hello counts
+at once where its root is anchored here, so that two nodes of one federation can link that never heard of each other.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from crdt.entry import Class, EntryError, Key
+from federation.bulk import bulk_hello, is_from_server
+from federation.certificate import client_context, make_certificate, server_context
+from federation.cose import decode_entry, verify_entry
+from federation.envelope import EnvelopeError, Message, decode_bare
+from federation.identity import NodeKey, did_of
+from federation.joining import Denied, Join, Redeem, Welcome
+from federation.link import FEATURE_BULK
+from federation.replica import Replica
+from federation.session import ClientHandshake, Me, ServerHandshake, Session, SessionError, closed
+from federation.transport import PENDING_S, DialError, Socket, dial
+from federation.trust import Role, Trust
+
+DIAL_S: Final = 5.0  # TCP, TLS and the upgrade
+ATTEMPT_S: Final = DIAL_S + PENDING_S  # what an attempt takes at most
+
+Redeemer = Callable[[Redeem], Awaitable[Welcome | Denied]]
+
+
+def certificate_in(replica: Replica) -> Callable[[bytes], bytes | None]:
+    """This node's own certificate under a root, as `replica` holds it: for `Greeter`."""
+
+    def certificate(root: bytes) -> bytes | None:
+        entry = replica.map.get(Key(root, Class.PUBLIC, None, "cert", did_of(replica.origin)))
+        return entry.raw if entry is not None and entry.live else None
+
+    return certificate
+
+
+class Greeter:
+    """This node at its door. `certificate_of`: root → this node's own certificate under it, as it travels."""
+
+    def __init__(
+        self,
+        key: NodeKey,
+        trust: Trust,
+        incarnation: int,
+        wall_ms: Callable[[], int],
+        redeem: Redeemer,
+        certificate_of: Callable[[bytes], bytes | None],
+    ) -> None:
+        self.key = key
+        self.certificate = make_certificate(key)
+        self.server_context = server_context(key, self.certificate)
+        self._client_context = client_context()
+        self._trust = trust
+        self._incarnation = incarnation
+        self._wall_ms = wall_ms
+        self._redeem = redeem
+        self._certificate_of = certificate_of
+
+    def server(self) -> ServerHandshake:
+        """The accepting side of one connection; its challenge goes out first."""
+        return ServerHandshake(self._me(), self.certificate, os.urandom(32))
+
+    async def accept(self, socket: Socket, handshake: ServerHandshake, raw: bytes) -> Session:
+        """Answers a client's hello. `hello.welcome` is set where it redeemed an invite: that is no link yet. Raises
+        SessionError, SocketClosed."""
+        hello = handshake.hello(raw)
+        welcome = None
+        if hello.join is not None:
+            join = hello.join
+            ask = Redeem(join.id, join.proof, hello.transcript, hello.peer, join.name, join.addresses)
+            answer = await self._redeem(ask)
+            if isinstance(answer, Denied):
+                raise SessionError(answer.code, answer.reason)
+            welcome = answer
+        self._trusted(hello.peer, hello.certs)
+        frame, session = handshake.answer(welcome)
+        await socket.send(frame)
+        return session
+
+    async def connect(self, address: str) -> Socket:
+        """A connection to HOST:PORT, nobody having said who is there. Raises DialError, TimeoutError."""
+        async with asyncio.timeout(DIAL_S):
+            return await dial(address, self._client_context)
+
+    async def greet(
+        self,
+        socket: Socket,
+        peer: bytes,
+        *,
+        proof_of: Callable[[bytes], Join] | None = None,
+        still: Callable[[], bool] = lambda: True,
+    ) -> Session:
+        """The dialling side, on a fresh connection. `still`: whether a link is wanted still, asked before this node
+        says who it is. Raises SessionError, SocketClosed, TimeoutError."""
+        async with asyncio.timeout(PENDING_S):
+            handshake = ClientHandshake(self._me(), peer, socket.certificate, os.urandom(32), proof_of)
+            challenge = await socket.receive()
+            if not still():
+                raise SessionError("duplicate", "the other side was quicker")
+            await socket.send(handshake.challenged(challenge))
+            session = handshake.answered(await socket.receive())
+        if proof_of is None:
+            self._trusted(peer, session.hello.certs)
+        return session
+
+    async def open_bulk(self, session: Session, socket: Socket) -> Socket:
+        """A second socket to where `socket` leads, bound to the session. Raises SessionError, SocketClosed, DialError,
+        TimeoutError."""
+        bulk = await self.connect(socket.address)
+        try:
+            if bulk.certificate != socket.certificate:
+                raise SessionError("wrong-key", "another node answers at this address now")
+            async with asyncio.timeout(PENDING_S):
+                challenge = await bulk.receive()
+                first_frame(challenge)
+                await bulk.send(bulk_hello(session.id, challenge, bulk.certificate))
+                if not is_from_server(first_frame(await bulk.receive()), session.id, challenge, bulk.certificate):
+                    raise SessionError("malformed", "the bulk socket is not of this session")
+        except BaseException:
+            await bulk.close()
+            raise
+        return bulk
+
+    def may_link(self, peer: bytes) -> bool:
+        """Whether `peer` may have a link now."""
+        return self._trust.may_link(peer, self._wall_ms())
+
+    def _me(self) -> Me:
+        anchors = self._trust.anchors().values()
+        roots = frozenset(anchor.key for anchor in anchors if anchor.role is Role.ROOT and anchor.revoked is None)
+        certs = {root: raw for root in roots if (raw := self._certificate_of(root)) is not None}
+        return Me(self.key, self._incarnation, roots, certs, (FEATURE_BULK,))
+
+    def _trusted(self, peer: bytes, certs: tuple[bytes, ...]) -> None:
+        """Raises SessionError unless `peer` may have a link, also by the certificates that it shows."""
+        for raw in certs:
+            try:
+                entry = decode_entry(raw)
+            except EntryError as error:
+                raise SessionError("malformed", f"a certificate in the hello: {error}") from None
+            anchor = self._trust.anchors().get(entry.origin)
+            ours = anchor is not None and anchor.role is Role.ROOT and anchor.revoked is None
+            if ours and entry.kind == "cert" and entry.name == did_of(peer):
+                if not verify_entry(entry):
+                    raise SessionError("signature", "a certificate in the hello is not by the root that it names")
+                self._trust.learn(entry)
+        if not self.may_link(peer):
+            raise SessionError("untrusted", f"{did_of(self.key.public)} does not trust this key")
+
+
+def first_frame(raw: bytes) -> Message:
+    """A bare frame of a bulk socket. A close is raised as what it says. Raises SessionError."""
+    try:
+        fields = decode_bare(raw)
+    except EnvelopeError as error:
+        raise SessionError(error.code, error.reason) from None
+    if (said := closed(fields)) is not None:
+        raise said
+    return fields
+
+
+__all__ = ["ATTEMPT_S", "DIAL_S", "DialError", "Greeter", "Redeemer", "certificate_in", "first_frame"]

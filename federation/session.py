@@ -1,0 +1,421 @@
+"""The handshake of a link: who is there, bound to this TLS connection, to fresh nonces and to all that was said.
+
+    server → hello.challenge   a bare map: t, key, nonce, versions, roots, succession
+    client → hello             COSE_Sign1, aad "klp hello client 1"
+    server → hello             COSE_Sign1, aad "klp hello server 1"
+
+Each hello holds the SHA-256 of all messages before it, byte for byte, and of the server's certificate; the id of the
+session is the SHA-256 of all three. So what somebody in between takes out, puts in or keeps for later ends in another
+hash, and a hello for one connection is worth nothing on another. The client checks first of all that the key in the
+certificate, the key in the challenge and the key that it dialled are one.
+
+Roots are told as SHA-256(nonce ‖ root), under the nonce of the message that they stand in: who does not know a root
+learns nothing of it. To a root that the other side named, one's own certificate goes along.
+
+A state machine without I/O, clock or randomness: bytes come in, bytes go out, and every fault is a `SessionError` with
+the code that the link is closed with. Whether the peer is trusted is asked by the caller, between `hello` and `answer`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, cast
+
+from crdt import cbor
+from crdt.entry import MAX_ENTRY
+from federation.certificate import CertificateError, key_of
+from federation.cose import CoseError, sign1, verify1
+from federation.envelope import Channel, EnvelopeError, decode_bare, is_bare
+from federation.identity import KEY_BYTES, NodeKey
+from federation.joining import Join, Welcome
+
+VERSIONS: Final = ("klp/1.0",)
+CLIENT_AAD: Final = b"klp hello client 1"
+SERVER_AAD: Final = b"klp hello server 1"
+JOIN_CONTEXT: Final = b"klp join transcript 1"
+
+MAX_HELLO: Final = 16 * 1024  # bytes of any message before trust is known
+MAX_CERTS: Final = 4
+MAX_ROOTS: Final = 16
+MAX_ADDRESSES: Final = 4
+_MAX_TEXTS: Final = 16  # versions, features
+_MAX_TEXT: Final = 256  # characters of a version, a feature, a name, an address
+_MAX_REASON: Final = 1024
+_HASH: Final = 32
+_CHALLENGE: Final = "hello.challenge"
+_HELLO: Final = "hello"
+_CLOSE: Final = "close"
+
+
+class SessionError(Exception):
+    """The link cannot be. `code`: what it is closed with; `reason`: in words; `by_peer`: the other side said so."""
+
+    def __init__(self, code: str, reason: str = "", *, by_peer: bool = False) -> None:
+        super().__init__(f"{code}: {reason}" if reason else code)
+        self.code = code
+        self.reason = reason
+        self.by_peer = by_peer
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """What this node says of itself. `incarnation`: goes up with each start; `roots`: the federation roots anchored
+    here; `certs`: root → this node's own certificate under it, as it travels."""
+
+    key: NodeKey
+    incarnation: int
+    roots: frozenset[bytes] = frozenset()
+    certs: Mapping[bytes, bytes] = field(default_factory=dict)
+    features: tuple[str, ...] = ()
+    versions: tuple[str, ...] = VERSIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the peer said of itself, its signature checked. `certs`: entries as they travel, not looked at; `features`:
+    those that both sides have; `join` and `transcript`: an invite that a client redeems, and what its proof signs;
+    `welcome`: the server's answer to one."""
+
+    peer: bytes
+    version: str
+    incarnation: int
+    features: frozenset[str]
+    certs: tuple[bytes, ...]
+    join: Join | None = None
+    transcript: bytes = b""
+    welcome: Welcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An agreed link. `id`: 32 bytes that both sides know and nobody else; `dialled`: by this side."""
+
+    id: bytes
+    hello: Hello
+    dialled: bool
+    channel: Channel
+
+    @property
+    def peer(self) -> bytes:
+        return self.hello.peer
+
+
+class ServerHandshake:
+    """The accepting side: send `challenge`, give `hello` what came, decide, send what `answer` gives."""
+
+    def __init__(self, me: Me, certificate: bytes, nonce: bytes) -> None:
+        """`certificate`: this node's, DER, as TLS showed it; `nonce`: 32 random bytes, for this connection alone."""
+        self._me = me
+        self._tls = sha256(certificate).digest()
+        self._nonce = nonce
+        self._said: bytes = cbor.encode(
+            {
+                "t": _CHALLENGE,
+                "key": me.key.public,
+                "nonce": nonce,
+                "versions": list(me.versions),
+                "roots": _masked(nonce, me.roots),
+                "succession": [],
+            }
+        )
+        self._hello: Hello | None = None
+        self._peer_roots: frozenset[bytes] = frozenset()
+        self._peer_nonce = b""
+
+    @property
+    def challenge(self) -> bytes:
+        return self._said
+
+    def hello(self, raw: bytes) -> Hello:
+        """What the client says of itself. Raises SessionError."""
+        if self._hello is not None:
+            raise SessionError("malformed", "a second hello")
+        peer, fields = _signed(raw, CLIENT_AAD, "client")
+        if peer == self._me.key.public:
+            raise SessionError("self", "this node dialled itself")
+        _bound(fields, peer, self._me.key.public, self._said, self._tls)
+        offered = _texts(fields, "versions")
+        version = _agreed(self._me.versions, offered)
+        if fields.get("version") != version:
+            raise SessionError("version", f"the highest version that both speak is {version}")
+        self._peer_nonce = _bytes(fields, "nonce", _HASH)
+        self._peer_roots = frozenset(_byte_list(fields, "roots", MAX_ROOTS, _HASH))
+        join = _join(fields.get("join")) if "join" in fields else None
+        transcript = join_transcript(self._said, self._tls, peer, self._peer_nonce) if join else b""
+        self._hello = _hello(peer, version, fields, self._me.features, join=join, transcript=transcript)
+        self._said += raw
+        return self._hello
+
+    def answer(self, welcome: Welcome | None = None) -> tuple[bytes, Session]:
+        """The server's hello, and the session that stands once it is sent. `welcome`: the answer to a join."""
+        assert self._hello is not None, "there is no hello to answer"
+        me, hello = self._me, self._hello
+        fields = _said_of(me, "server", hello.peer, self._nonce, self._said, self._tls, hello.version)
+        fields["certs"] = _certs_for(me, self._peer_nonce, self._peer_roots)
+        if welcome is not None:
+            fields["joined"] = {
+                "name": welcome.name,
+                "addresses": list(welcome.addresses),
+                "certs": list(welcome.certs),
+            }
+        raw = sign1(me.key, cbor.encode(fields), SERVER_AAD)
+        return raw, _session(me.key, hello, self._said + raw, dialled=False)
+
+
+class ClientHandshake:
+    """The dialling side: give `challenged` what came and send what it gives, then give `answered` what came."""
+
+    def __init__(
+        self, me: Me, peer: bytes, certificate: bytes, nonce: bytes, proof_of: Callable[[bytes], Join] | None = None
+    ) -> None:
+        """`peer`: the key that was dialled; `certificate`: the one that TLS showed, DER; `nonce`: 32 random bytes;
+        `proof_of`: makes the invite's proof of the transcript that it signs. Raises SessionError at once where the
+        certificate is another node's."""
+        if peer == me.key.public:
+            raise SessionError("self", "this node dialled itself")
+        try:
+            key = key_of(certificate)
+        except CertificateError as error:
+            raise SessionError("wrong-key", str(error)) from None
+        if key != peer:
+            raise SessionError("wrong-key", "another node answers at this address: its TLS key is not the one dialled")
+        self._me = me
+        self._peer = peer
+        self._tls = sha256(certificate).digest()
+        self._nonce = nonce
+        self._proof_of = proof_of
+        self._said = b""
+        self._version = ""
+        self._peer_nonce = b""
+
+    def challenged(self, raw: bytes) -> bytes:
+        """This node's hello, in answer to the challenge. Raises SessionError."""
+        if self._said:
+            raise SessionError("malformed", "a second challenge")
+        fields = _bare(raw, _CHALLENGE)
+        if _bytes(fields, "key", KEY_BYTES) != self._peer:
+            raise SessionError("wrong-key", "the key in the challenge is not the one that was dialled")
+        self._peer_nonce = _bytes(fields, "nonce", _HASH)
+        self._version = _agreed(self._me.versions, _texts(fields, "versions"))
+        roots = frozenset(_byte_list(fields, "roots", MAX_ROOTS, _HASH))
+        me = self._me
+        said = _said_of(me, "client", self._peer, self._nonce, raw, self._tls, self._version)
+        said["versions"] = list(me.versions)
+        said["roots"] = _masked(self._nonce, me.roots)
+        said["certs"] = _certs_for(me, self._peer_nonce, roots)
+        if self._proof_of is not None:
+            join = self._proof_of(join_transcript(raw, self._tls, me.key.public, self._nonce))
+            said["join"] = {
+                "id": join.id,
+                "proof": join.proof,
+                "name": join.name,
+                "addresses": list(join.addresses),
+            }
+        mine = sign1(me.key, cbor.encode(said), CLIENT_AAD)
+        self._said = raw + mine
+        return mine
+
+    def answered(self, raw: bytes) -> Session:
+        """The session, once the server's hello is there. Raises SessionError."""
+        if not self._said:
+            raise SessionError("malformed", "a hello before the challenge")
+        peer, fields = _signed(raw, SERVER_AAD, "server")
+        if peer != self._peer:
+            raise SessionError("wrong-key", "the server's hello is by another key than the one that was dialled")
+        _bound(fields, peer, self._me.key.public, self._said, self._tls)
+        if _bytes(fields, "nonce", _HASH) != self._peer_nonce:
+            raise SessionError("malformed", "the server's hello has another nonce than its challenge")
+        if fields.get("version") != self._version:
+            raise SessionError("version", f"{self._version} was agreed")
+        welcome = _welcome(fields.get("joined")) if "joined" in fields else None
+        if (welcome is None) is not (self._proof_of is None):
+            raise SessionError("malformed", "a welcome answers a join, and nothing else")
+        hello = _hello(peer, self._version, fields, self._me.features, welcome=welcome)
+        return _session(self._me.key, hello, self._said + raw, dialled=True)
+
+
+def join_transcript(challenge: bytes, tls: bytes, joiner: bytes, nonce: bytes) -> bytes:
+    """What an invite's proof signs (after JOIN_PREFIX): the challenge, the server's certificate (its SHA-256), the
+    joiner's key and the nonce of its hello. It is known before that hello is."""
+    return sha256(b"".join((JOIN_CONTEXT, sha256(challenge).digest(), tls, joiner, nonce))).digest()
+
+
+def close_frame(code: str, reason: str = "") -> bytes:
+    """The last frame on a link, in either direction, whenever."""
+    return cbor.encode({"t": _CLOSE, "code": code[:_MAX_TEXT], "reason": reason[:_MAX_REASON]})
+
+
+def closed(fields: Mapping[str, object]) -> SessionError | None:
+    """What a bare frame says, if it is a close."""
+    if fields.get("t") != _CLOSE:
+        return None
+    code, reason = fields.get("code"), fields.get("reason", "")
+    if type(code) is not str or len(code) > _MAX_TEXT or type(reason) is not str or len(reason) > _MAX_REASON:
+        return SessionError("malformed", "a close has a code, and a short reason")
+    return SessionError(code, reason, by_peer=True)
+
+
+# Inside
+
+
+def _said_of(me: Me, role: str, peer: bytes, nonce: bytes, said: bytes, tls: bytes, version: str) -> dict[str, object]:
+    return {
+        "t": _HELLO,
+        "role": role,
+        "key": me.key.public,
+        "peer": peer,
+        "nonce": nonce,
+        "transcript": sha256(said).digest(),
+        "tls": tls,
+        "incarnation": me.incarnation,
+        "version": version,
+        "features": list(me.features),
+    }
+
+
+def _signed(raw: bytes, aad: bytes, role: str) -> tuple[bytes, dict[str, object]]:
+    """(signer, fields) of a hello."""
+    if is_bare(raw):
+        _bare(raw, _HELLO)
+    if len(raw) > MAX_HELLO:
+        raise SessionError("oversize", f"a hello of {len(raw):,} bytes; the most is {MAX_HELLO:,}")
+    try:
+        signer, payload = verify1(raw, aad, MAX_HELLO)
+    except CoseError as error:
+        raise SessionError("signature", f"not a hello of a {role}: {error}") from None
+    try:
+        fields = cbor.decode(payload)
+    except cbor.CborError as error:
+        raise SessionError("malformed", f"a hello is not readable: {error}") from None
+    if type(fields) is not dict or fields.get("t") != _HELLO or fields.get("role") != role:
+        raise SessionError("malformed", f"not the hello of a {role}")
+    if fields.get("key") != signer:
+        raise SessionError("malformed", "a hello names the key that signs it")
+    return signer, fields
+
+
+def _bare(raw: bytes, name: str) -> dict[str, object]:
+    """The fields of a bare message, which must be the one with that name. A close is raised as what it says."""
+    if len(raw) > MAX_HELLO:
+        raise SessionError("oversize", f"a first message of {len(raw):,} bytes; the most is {MAX_HELLO:,}")
+    try:
+        fields = decode_bare(raw)
+    except EnvelopeError as error:
+        raise SessionError(error.code, error.reason) from None
+    if (said := closed(fields)) is not None:
+        raise said
+    if fields["t"] != name or name == _HELLO:
+        raise SessionError("malformed", f"expected {name}, signed as it has to be")
+    return fields
+
+
+def _bound(fields: Mapping[str, object], peer: bytes, own: bytes, said: bytes, tls: bytes) -> None:
+    """Checks that a hello is meant for this node, this connection and this conversation."""
+    if fields.get("peer") != own:
+        raise SessionError("wrong-key", "this hello is meant for another node")
+    if fields.get("tls") != tls:
+        raise SessionError("transcript", "this hello was made for another TLS certificate: somebody is in between")
+    if fields.get("transcript") != sha256(said).digest():
+        raise SessionError("transcript", "this hello answers other messages than were sent here")
+
+
+def _hello(
+    peer: bytes,
+    version: str,
+    fields: Mapping[str, object],
+    features: tuple[str, ...],
+    *,
+    join: Join | None = None,
+    transcript: bytes = b"",
+    welcome: Welcome | None = None,
+) -> Hello:
+    incarnation = fields.get("incarnation")
+    if type(incarnation) is not int or not 0 <= incarnation < 1 << 63:
+        raise SessionError("malformed", "incarnation must be an unsigned integer")
+    common = frozenset(_texts(fields, "features")) & frozenset(features)
+    certs = tuple(_byte_list(fields, "certs", MAX_CERTS))
+    return Hello(peer, version, incarnation, common, certs, join, transcript, welcome)
+
+
+def _session(key: NodeKey, hello: Hello, said: bytes, *, dialled: bool) -> Session:
+    id = sha256(said).digest()
+    return Session(id, hello, dialled, Channel(key, hello.peer, id, hello.version))
+
+
+def _masked(nonce: bytes, roots: frozenset[bytes]) -> list[bytes]:
+    """Each root under the nonce, in an order that says nothing."""
+    return sorted(sha256(nonce + root).digest() for root in sorted(roots)[:MAX_ROOTS])
+
+
+def _certs_for(me: Me, nonce: bytes, masked: frozenset[bytes]) -> list[bytes]:
+    """This node's certificates under the roots that the peer named."""
+    known = (root for root in sorted(me.certs) if sha256(nonce + root).digest() in masked)
+    return [me.certs[root] for root in known][:MAX_CERTS]
+
+
+def _agreed(mine: tuple[str, ...], theirs: list[str]) -> str:
+    """The highest version that both speak."""
+    common = {version for version in mine if version in theirs}
+    if not common:
+        raise SessionError("version", f"no common version: {', '.join(mine)} here, {', '.join(theirs)} there")
+    return max(common, key=_rank)
+
+
+def _rank(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.partition("/")[2].split("."))
+
+
+def _join(value: object) -> Join:
+    fields = _map(value, "join")
+    id, proof = fields.get("id"), _bytes(fields, "proof", 64)
+    if type(id) is not bytes or not 0 < len(id) <= 64:
+        raise SessionError("malformed", "join.id must be 1 to 64 bytes")
+    return Join(id, proof, _text(fields, "name"), tuple(_texts(fields, "addresses", MAX_ADDRESSES)))
+
+
+def _welcome(value: object) -> Welcome:
+    fields = _map(value, "joined")
+    return Welcome(
+        _text(fields, "name"),
+        tuple(_texts(fields, "addresses", MAX_ADDRESSES)),
+        tuple(_byte_list(fields, "certs", MAX_CERTS)),
+    )
+
+
+def _map(value: object, name: str) -> dict[str, object]:
+    if type(value) is not dict:
+        raise SessionError("malformed", f"{name} must be a map")
+    return cast(dict[str, object], value)
+
+
+def _bytes(fields: Mapping[str, object], name: str, size: int) -> bytes:
+    value = fields.get(name)
+    if type(value) is not bytes or len(value) != size:
+        raise SessionError("malformed", f"{name} must be {size} bytes")
+    return value
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    value = fields.get(name)
+    if type(value) is not str or len(value) > _MAX_TEXT:
+        raise SessionError("malformed", f"{name} must be text of at most {_MAX_TEXT} characters")
+    return value
+
+
+def _texts(fields: Mapping[str, object], name: str, most: int = _MAX_TEXTS) -> list[str]:
+    value = fields.get(name)
+    if type(value) is not list or len(value) > most:
+        raise SessionError("malformed", f"{name} must be a list of at most {most}")
+    if any(type(item) is not str or len(item) > _MAX_TEXT for item in value):
+        raise SessionError("malformed", f"{name} must hold texts of at most {_MAX_TEXT} characters")
+    return cast(list[str], value)
+
+
+def _byte_list(fields: Mapping[str, object], name: str, most: int, size: int | None = None) -> list[bytes]:
+    value = fields.get(name)
+    if type(value) is not list or len(value) > most:
+        raise SessionError("malformed", f"{name} must be a list of at most {most}")
+    for item in value:
+        if type(item) is not bytes or (len(item) > MAX_ENTRY if size is None else len(item) != size):
+            raise SessionError("malformed", f"{name} must hold byte strings of the right size")
+    return cast(list[bytes], value)
