@@ -17,7 +17,10 @@ import structlog
 
 from crdt.entry import Entry
 from federation.identity import NodeKey, load_or_create
+from federation.mesh import Mesh
+from federation.peer_node import PeerNode
 from federation.replica import Replica
+from federation.trust import Trust
 from kosreg import __version__
 from kosreg.api.metrics import Metrics
 from kosreg.api.node import Closable
@@ -26,6 +29,7 @@ from kosreg.api.system_routes import system_routes
 from kosreg.auth import Auth, Limits
 from kosreg.catalog import Catalog
 from kosreg.config import Settings
+from kosreg.federated import Federation, admitting
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
 from kosreg.paths import NODE_KEY
@@ -71,7 +75,8 @@ class Node:
         self.sockets: set[Closable] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.catalog = Catalog()
-        self.replica = Replica(key)
+        self.trust = Trust(key.public)
+        self.replica = Replica(key, admitting(self.trust, now_ms))
         self.sync = RegistrySync(self.replica, store, self.catalog, now_ms)
         self.limits = Limits(
             calls_per_s=settings.limits.calls_per_s,
@@ -86,6 +91,7 @@ class Node:
         self.registry: Registry
         self.liveness: Liveness
         self.server: Server
+        self.federation = Federation(key, self.trust, self.sync, store, now_ms, settings.federation, self.name)
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -112,6 +118,7 @@ class Node:
         finally:
             gc.enable()
         await self.store.set_meta(CLEAN, b"0")
+        await self.federation.load()
         self.auth = await Auth.open(self.store, self.did, self.settings.tokens.issuers)
         self.auth.on_revoked.append(self._revoked)
         self.liveness = Liveness(
@@ -139,6 +146,7 @@ class Node:
         await self.auth.write_admin_token(self.data_dir / "admin.token")
         self.server = Server(self, [*service_routes(self), *system_routes(self)])
         await self.server.start()
+        await self.federation.start()
         self.keep(asyncio.create_task(self.liveness.run(), name="liveness"))
         self.keep(asyncio.create_task(self._maintain(), name="maintenance"))
         self.ready = True
@@ -157,6 +165,16 @@ class Node:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task failed", task=str(task), exc_info=error)
 
+    @property
+    def mesh(self) -> Mesh:
+        """What is said to peers and made of what they say."""
+        return self.federation.mesh
+
+    @property
+    def peer_node(self) -> PeerNode:
+        """The links to peers."""
+        return self.federation.peer_node
+
     # -- stop ----------------------------------------------------------------------------------------------------
 
     async def stop(self) -> None:
@@ -168,6 +186,7 @@ class Node:
         for socket in tuple(self.sockets):
             socket.end(1012, "the node restarts")
         self.catalog.journal.close()  # long polls are answered now, not cut off
+        await self.federation.stop()
         if hasattr(self, "server"):
             await self.server.stop()
         for task in tuple(self._tasks):

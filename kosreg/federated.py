@@ -1,0 +1,175 @@
+"""The federation side of a node: whom it trusts, what it holds of others, its links, and its own membership.
+
+Only wiring: what trust says goes to `Trust`, what peers send to `Mesh` and from there to `RegistrySync`, what was
+merged back to `Mesh`, and what that asks for to `PeerNode`. A node that trusts nobody has all of this at rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from crdt.entry import Entry
+from federation.handshake import certificate_in
+from federation.identity import NodeKey, did_of
+from federation.joining import Denied, Redeem, Welcome
+from federation.mesh import Mesh
+from federation.peer_node import LinkEvent, PeerNode
+from federation.replica import Alert
+from federation.trust import Role, Trust
+from kosreg.klp_registry_sync import RegistrySync
+from kosreg.listen import Listen
+from kosreg.membership import Membership
+from kosreg.settings import FederationSettings
+from kosreg.store import Store, StoreError
+
+WATCH = 1.0  # s between two looks at what time has changed
+INCARNATION = "incarnation"  # meta: of this key, higher with each start
+
+log = structlog.get_logger("kosreg.federation")
+
+
+def admitting(trust: Trust, wall_ms: Callable[[], int]) -> Callable[[Entry], bool]:
+    """Whether an entry of somebody else may be held here now."""
+
+    def admits(entry: Entry) -> bool:
+        return trust.admits(entry.origin, entry.cls, entry.root, entry.kind, wall_ms())
+
+    return admits
+
+
+class Federation:
+    """Made with the node; `load` when the replica is loaded, then `start`; ended by `stop`, whatever was begun."""
+
+    def __init__(
+        self,
+        key: NodeKey,
+        trust: Trust,
+        sync: RegistrySync,
+        store: Store,
+        wall_ms: Callable[[], int],
+        settings: FederationSettings,
+        name: str,
+    ) -> None:
+        self.key = key
+        self.trust = trust
+        self.sync = sync
+        self.store = store
+        self.mesh: Mesh
+        self.peer_node: PeerNode
+        self.membership = Membership(trust, sync, store, wall_ms)
+        self.redeem: Callable[[Redeem], Awaitable[Welcome | Denied]] = _no_invites
+        self.on_trust_changed: Callable[[], None] = _nothing
+        self._wall_ms = wall_ms
+        self._settings = settings
+        self._name = name
+        self._looking: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._seen = -1
+
+    async def load(self) -> None:
+        """Read what is kept of the federation, and join the parts. Raises StoreError."""
+        for anchor in await self.store.anchors():
+            self.trust.put(anchor)
+        self.mesh = Mesh(self.sync.replica, self.trust)
+        await self.membership.load()
+        listen = self._settings.listen
+        self.peer_node = PeerNode(
+            self.key,
+            self.mesh,
+            self.trust,
+            listen=listen if isinstance(listen, Listen) else None,
+            incarnation=await _next_incarnation(self.store, self._wall_ms()),
+            wall_ms=self._wall_ms,
+            commit=self.sync.commit_foreign,
+            redeem=self._redeem,
+            name=self._name,
+            certificate_of=certificate_in(self.sync.replica),
+        )
+        self.peer_node.on_event = _log_event
+        self.peer_node.on_alert = _log_alert
+        self.sync.on_merged = self._merged
+
+    async def start(self) -> None:
+        """Listen and dial. Raises OSError where the address is taken."""
+        await self.peer_node.start()
+        for anchor in self.trust.anchors().values():
+            if anchor.role is Role.PEER and anchor.revoked is None:
+                self.peer_node.keep(anchor.key, anchor.addresses)
+        self._look()
+        self._watching = asyncio.create_task(self._watch(), name="trust")
+
+    async def _watch(self) -> None:
+        """Certificates begin and end by themselves."""
+        while True:
+            await asyncio.sleep(WATCH)
+            if self.trust.version != self._seen:
+                self.trust_changed()
+
+    async def stop(self) -> None:
+        """Close all links."""
+        if hasattr(self, "peer_node"):
+            await self.peer_node.stop()
+        for task in (self._looking, self._watching):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _redeem(self, asked: Redeem) -> Welcome | Denied:
+        return await self.redeem(asked)
+
+    def trust_changed(self) -> None:
+        """Trust says something else than before: tell the peers, close what may no longer be, show what may be shown,
+        and see whose member this node is."""
+        self.peer_node.perform(self.mesh.trust_changed(self._wall_ms()))
+        self.peer_node.trust_changed()
+        self._look()
+
+    def _look(self) -> None:
+        self._seen = self.trust.version
+        self.on_trust_changed()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_at_membership(), name="membership")
+
+    async def _look_at_membership(self) -> None:
+        seen = -1
+        while seen != self.trust.version:
+            seen = self.trust.version
+            try:
+                await self.membership.look()
+            except StoreError as error:
+                log.warning("the internal entries are not moved yet", error=str(error))
+
+    def _merged(self, entries: Sequence[Entry], peer: bytes | None) -> None:
+        self.peer_node.perform(self.mesh.merged(entries, peer, self._wall_ms()))
+        if self.trust.version != self._seen:
+            self.trust_changed()
+
+
+async def _next_incarnation(store: Store, now_ms: int) -> int:
+    """Higher than any before, and on disk before anybody hears of it."""
+    kept = await store.get_meta(INCARNATION)
+    last = 0 if kept is None else int.from_bytes(kept, "big")
+    incarnation = max(now_ms // 1000, last + 1)
+    await store.set_meta(INCARNATION, incarnation.to_bytes(8, "big"))
+    return incarnation
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _no_invites(asked: Redeem) -> Welcome | Denied:
+    return Denied("unknown", "this node has no such invite")
+
+
+def _log_event(event: LinkEvent) -> None:
+    peer = None if event.peer is None else did_of(event.peer)
+    tell = log.info if event.what in ("up", "down") else log.debug
+    tell(f"link {event.what}", peer=peer, address=event.address, code=event.code, reason=event.reason)
+
+
+def _log_alert(alert: Alert) -> None:
+    log.error("alert", alert=alert.kind, text=alert.text)
