@@ -15,12 +15,15 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from kosreg.config import Settings
 from kosreg.node import Node
+
+if TYPE_CHECKING:
+    from kosreg.lab.hook import Hook
 
 log = structlog.get_logger("kosreg.daemon")
 
@@ -31,7 +34,10 @@ async def main(settings: Settings, data_dir: Path, on_ready: Callable[[dict[str,
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    hook = await _lab(data_dir)
     node = await Node.start(settings, data_dir)
+    if hook is not None:
+        hook.attach(node)
     # What was loaded stays: the collector need not walk it again and again (a pass over 100,000 records takes 0.2 s).
     gc.collect()
     gc.freeze()
@@ -51,8 +57,20 @@ async def main(settings: Settings, data_dir: Path, on_ready: Callable[[dict[str,
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         await node.stop()
+        if hook is not None:
+            hook.close()
     log.info("stopped")
     return 0
+
+
+async def _lab(data_dir: Path) -> Hook | None:
+    """The lab's hand in this daemon, where a lab started it."""
+    path = os.environ.get("KOSREG_LAB_SOCKET")
+    if not path:
+        return None
+    from kosreg.lab.hook import Hook
+
+    return await Hook.connect(path, data_dir)
 
 
 def _write(path: Path, text: str) -> None:
