@@ -133,19 +133,22 @@ class Mesh:
 
     def merged(self, entries: Sequence[Entry], peer: bytes | None, now_ms: int) -> list[Effect]:
         """`entries` are on disk and merged; they came from `peer`, or were said here (None). Pushes on what is new."""
-        effects: list[Effect] = []
-        news = []
+        news: list[Entry] = []
         for entry in entries:
-            self._landing.pop(entry.id, None)
-            self._broadcast.came(entry.id)
             if self.replica.map.get(entry.key) is entry:  # nothing higher came meanwhile
                 news.append(entry)
                 if entry.kind == "cert":
                     self.trust.learn(entry)
-        effects += self.trust_changed(now_ms)
+        if not self.pairs and not self._landing:
+            return []
+        for entry in entries:
+            self._landing.pop(entry.id, None)
+            self._broadcast.came(entry.id)
+        effects = self.trust_changed(now_ms)
+        made: dict[tuple[bytes, ...], list[Message]] = {}  # most peers are told the same, which is then encoded once
         for pair in self.pairs.values():
             if pair.peer != peer:
-                effects += self._push(pair, news)
+                effects += self._push(pair, news, made)
         pair_of = None if peer is None else self.pairs.get(peer)
         if pair_of is not None:
             effects += self._settle(pair_of, now_ms)
@@ -358,7 +361,9 @@ class Mesh:
     def _is_known(self, pair: Pair, identity: bytes) -> bool:
         return self._known(pair, identity) is not None
 
-    def _push(self, pair: Pair, news: Iterable[Entry]) -> Iterator[Effect]:
+    def _push(
+        self, pair: Pair, news: Iterable[Entry], made: dict[tuple[bytes, ...], list[Message]]
+    ) -> Iterator[Effect]:
         whole: list[Entry] = []
         announced: list[bytes] = []
         for entry in news:
@@ -368,9 +373,10 @@ class Mesh:
                     whole.append(entry)
                 else:
                     announced.append(entry.id)
-        for message in messages.pushes(whole):
-            yield Send(pair.peer, message, Lane.PUSH)
-        for message in messages.ihave(announced):
+        key = tuple(entry.id for entry in whole)
+        if key not in made:
+            made[key] = messages.pushes(whole)
+        for message in (*made[key], *messages.ihave(announced)):
             yield Send(pair.peer, message, Lane.PUSH)
 
     def _on_ihave(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
