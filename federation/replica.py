@@ -322,6 +322,10 @@ class Replica:
                 self._holdings.drop(entry)
         return gone
 
+    def is_in_flight(self, entry: Entry) -> bool:
+        """Whether something about the same (origin, kind, name) is on its way to the disk."""
+        return _subject(entry) in self._flight
+
     @property
     def holdings(self) -> Holdings:
         """All that is held and may leave this node, in order, as peers compare it. Made when first asked for (3 s per

@@ -120,6 +120,10 @@ class Federation:
     async def _redeem(self, asked: Redeem) -> Welcome | Denied:
         return await self.redeem(asked)
 
+    def has_peers(self) -> bool:
+        """Whether the admin of this node trusts anybody."""
+        return any(anchor.revoked is None for anchor in self.trust.anchors().values())
+
     def trust_changed(self) -> None:
         """Trust says something else than before: tell the peers, close what may no longer be, show what may be shown,
         and see whose member this node is."""

@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 
-from crdt.entry import Entry
 from federation.identity import NodeKey, load_or_create
 from federation.mesh import Mesh
 from federation.peer_node import PeerNode
@@ -32,16 +31,15 @@ from kosreg.config import Settings
 from kosreg.federated import Federation, admitting
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
+from kosreg.maintenance import Maintenance
 from kosreg.paths import NODE_KEY
 from kosreg.registry import ADMIN, Registry
 from kosreg.service_routes import service_routes
-from kosreg.store import ForeignStore, Store, StoreError
+from kosreg.store import ForeignStore, Store
 from kosreg.store.sqlite import path_of
 from kosreg.times import now_ms
 from kosreg.versions import Versions
 
-MAINTENANCE = 600.0  # s between two rounds of renewals, purges and the look at admin.token
-RENEW_SLICE = 200  # entries renewed between two turns of the loop
 FAREWELL = 1.5  # s that a last word to the store may take
 CLEAN = "clean"  # meta: whether the last run ended in order
 
@@ -148,7 +146,7 @@ class Node:
         await self.server.start()
         await self.federation.start()
         self.keep(asyncio.create_task(self.liveness.run(), name="liveness"))
-        self.keep(asyncio.create_task(self._maintain(), name="maintenance"))
+        self.keep(asyncio.create_task(Maintenance(self).run(self.data_dir / "admin.token"), name="maintenance"))
         self.ready = True
         log.info(
             "node ready", did=self.did, name=self.name, api=self.server.url, entries=entries,
@@ -212,36 +210,3 @@ class Node:
     def _reap(self, service: Any) -> Awaitable[None]:
         log.info("reaped", service=service.uid, offline_since=service.since)
         return self.registry.reap(service)
-
-    async def _maintain(self) -> None:
-        looked = now_ms()
-        while True:
-            try:
-                await self._renew()
-                looked = self.sync.lapse(looked)
-                await self.auth.renew(self.data_dir / "admin.token")
-                await self.auth.purge()
-            except (StoreError, OSError) as error:  # a full disk, say: the next round does it
-                log.warning("maintenance failed", error=str(error))
-            await asyncio.sleep(MAINTENANCE)
-
-    async def _renew(self) -> None:
-        """Renew the entries that somebody stands behind (PROTOCOL, "valid_until")."""
-        done = 0
-        after = None
-        while batch := self.replica.due_for_renewal(now_ms(), after):
-            after = batch[-1]
-            done += await self._renew_some(batch)
-        if done:
-            log.info("renewed", entries=done)
-
-    async def _renew_some(self, batch: list[Entry]) -> int:
-        done = 0
-        for entry in batch:
-            service = self.catalog.get(entry.name)
-            if entry.kind in ("service", "status") and (service is None or (service.ttl > 0 and not service.beat_ms)):
-                continue  # nobody has beaten since the start: it may be a ghost
-            done += self.sync.renew(entry)  # what the store does not take now is still due in the next round
-            if done % RENEW_SLICE == 0:
-                await asyncio.sleep(0)
-        return done

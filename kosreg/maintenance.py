@@ -1,0 +1,103 @@
+"""What a node does every ten minutes: renew what somebody stands behind, hide what lapsed, drop what is long over.
+
+- A service is renewed if it has beaten since the start; one that nobody beats (`ttl` 0) if this node has heard from a
+  peer since then, or has none: who wakes up with a year-old disk must not keep alive what was deleted elsewhere.
+- What others let lapse is dropped a day later, but not within an hour of a jump of the wall clock: a clock that is
+  wrong for a minute would empty the map.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from crdt.entry import Entry
+from kosreg.store import Batch, StoreError
+from kosreg.times import now_ms
+
+if TYPE_CHECKING:
+    from kosreg.node import Node
+
+EVERY = 600.0  # s between two rounds
+SLICE = 200  # entries renewed between two turns of the loop
+JUMP = 60.0  # s by which the two clocks may part in one round
+SETTLED = 3600.0  # s after a jump before anything is dropped
+PURGED = 1000  # keys dropped in one commit
+
+log = structlog.get_logger("kosreg.maintenance")
+
+
+class Maintenance:
+    """The rounds of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._looked = now_ms()
+        self._heard = False  # of a peer, since the start
+        self._parted = time.time() - time.monotonic()
+        self._jumped: float | None = None  # monotonic
+
+    async def run(self, admin_token: Path) -> None:
+        """Round after round."""
+        node = self._node
+        while True:
+            try:
+                await self._renew()
+                self._looked = node.sync.lapse(self._looked)
+                await self._purge()
+                await node.auth.renew(admin_token)
+                await node.auth.purge()
+            except (StoreError, OSError) as error:  # a full disk, say: the next round does it
+                log.warning("maintenance failed", error=str(error))
+            await asyncio.sleep(EVERY)
+
+    async def _renew(self) -> None:
+        now = now_ms()
+        mesh = self._node.mesh
+        views = [mesh.view(peer, now) for peer in mesh.pairs]
+        self._heard = self._heard or any(view is not None and view.synced for view in views)
+        done = 0
+        after = None
+        while batch := self._node.replica.due_for_renewal(now, after):
+            after = batch[-1]
+            done += await self._renew_some(batch)
+        if done:
+            log.info("renewed", entries=done)
+
+    async def _renew_some(self, batch: list[Entry]) -> int:
+        done = 0
+        for entry in batch:
+            if not self._somebody_stands_behind(entry):
+                continue
+            done += self._node.sync.renew(entry)  # what the store does not take now is still due in the next round
+            if done % SLICE == 0:
+                await asyncio.sleep(0)
+        return done
+
+    def _somebody_stands_behind(self, entry: Entry) -> bool:
+        if entry.kind not in ("service", "status"):
+            return True
+        service = self._node.catalog.own(entry.name)
+        if service is None:
+            return False
+        if service.ttl > 0:
+            return bool(service.beat_ms)  # nobody has beaten since the start: it may be a ghost
+        return self._heard or not self._node.federation.has_peers()
+
+    async def _purge(self) -> None:
+        parted = time.time() - time.monotonic()
+        if abs(parted - self._parted) > JUMP:
+            self._jumped = time.monotonic()
+        self._parted = parted
+        if self._jumped is not None and time.monotonic() - self._jumped < SETTLED:
+            return
+        replica = self._node.replica
+        gone = [entry for entry in replica.purge(now_ms()) if not replica.is_in_flight(entry)]  # that takes its place
+        for start in range(0, len(gone), PURGED):
+            await self._node.store.commit(Batch(purge=[entry.key for entry in gone[start : start + PURGED]]))
+        if gone:
+            log.info("purged", entries=len(gone))
