@@ -21,7 +21,7 @@ class Linker(Protocol):
     async def connect(self, peer: bytes, address: str) -> str | None:
         """Dials, and stays until the link is over. None where there was a link, else why there was none."""
 
-    async def unlinked(self, peer: bytes) -> None:
+    async def wait_unlinked(self, peer: bytes) -> None:
         """Returns once there is no link to the peer."""
 
 
@@ -62,7 +62,7 @@ class Dialler:
         while True:
             began = loop.time()
             self.state = "up"
-            await self._linker.unlinked(self.peer)
+            await self._linker.wait_unlinked(self.peer)
             if loop.time() - began >= STEADY_S:
                 self._failures = 0
             if not self._addresses:

@@ -6,20 +6,21 @@ at once where its root is anchored here, so that two nodes of one federation can
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from crdt.entry import Class, EntryError, Key
 from federation.bulk import bulk_hello, is_from_server
 from federation.certificate import client_context, make_certificate, server_context
+from federation.closing import SessionError, close_frame, closed
 from federation.cose import decode_entry, verify_entry
 from federation.envelope import EnvelopeError, Message, decode_bare
 from federation.identity import NodeKey, did_of
-from federation.joining import Denied, Join, Redeem, Welcome
+from federation.joining import Denied, Join, JoinError, Redeem, Welcome
 from federation.link import FEATURE_BULK
 from federation.replica import Replica
-from federation.session import ClientHandshake, Me, ServerHandshake, Session, SessionError, closed
-from federation.transport import PENDING_S, DialError, Socket, dial
+from federation.session import ClientHandshake, Me, ServerHandshake, Session
+from federation.transport import PENDING_S, DialError, Socket, SocketClosed, dial
 from federation.trust import Role, Trust
 
 DIAL_S: Final = 5.0  # TCP, TLS and the upgrade
@@ -107,6 +108,31 @@ class Greeter:
             self._trusted(peer, session.hello.certs)
         return session
 
+    async def join(self, addresses: Sequence[str], peer: bytes, proof_of: Callable[[bytes], Join]) -> Welcome:
+        """Redeems an invite of `peer` at the first of `addresses` where it answers. Raises JoinError."""
+        failed = JoinError("unreachable", "the invite names no address", final=True)
+        for address in addresses:
+            try:
+                socket = await self.connect(address)
+            except (DialError, TimeoutError) as error:
+                failed = JoinError("unreachable", f"{address}: {words(error)}", final=False)
+                continue
+            last = close_frame("joined")
+            try:
+                session = await self.greet(socket, peer, proof_of=proof_of)
+                assert session.hello.welcome is not None, "answered() has seen to it"
+                return session.hello.welcome
+            except SessionError as error:
+                last = close_frame(error.code, error.reason)
+                failed = JoinError(error.code, error.reason, final=True)
+                if error.by_peer:
+                    break
+            except (SocketClosed, TimeoutError) as error:
+                failed = JoinError("timeout", f"{address}: {words(error)}", final=False)
+            finally:
+                await socket.close(last)
+        raise failed
+
     async def open_bulk(self, session: Session, socket: Socket) -> Socket:
         """A second socket to where `socket` leads, bound to the session. Raises SessionError, SocketClosed, DialError,
         TimeoutError."""
@@ -163,4 +189,6 @@ def first_frame(raw: bytes) -> Message:
     return fields
 
 
-__all__ = ["ATTEMPT_S", "DIAL_S", "DialError", "Greeter", "Redeemer", "certificate_in", "first_frame"]
+def words(error: BaseException) -> str:
+    """What to say of an error."""
+    return str(error) or ("it took too long" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -11,14 +11,14 @@ together (or as soon as there are 64 KiB). What waits is bounded; beyond that a 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from typing import Final, Protocol
 
 import uuid_utils
 
+from federation.closing import SessionError, close_frame, closed
 from federation.effects import Lane
 from federation.envelope import EnvelopeError, Message, decode_bare, is_bare
-from federation.session import Session, SessionError, close_frame, closed
+from federation.session import Session
 from federation.transport import Socket, SocketClosed
 
 FLUSH_S: Final = 0.005
@@ -140,6 +140,7 @@ class Link:
         """The main socket: bare frames first, then envelopes, then bulk that has no socket of its own."""
         bare, push, bulk = (self._out[lane] for lane in (Lane.BARE, Lane.PUSH, Lane.BULK))
         quiet = 0.0  # when the last envelope is long enough ago
+        timer: asyncio.TimerHandle | None = None
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -154,8 +155,8 @@ class Link:
                     self._owner.bulk_sent(self)
                 else:
                     break
-            if push:
-                self._loop.call_at(quiet, self._wake.set)
+            if push and (timer is None or timer.when() <= self._loop.time()):
+                timer = self._loop.call_at(quiet, self._wake.set)
 
     async def _write_bulk(self, socket: Socket) -> None:
         bulk = self._out[Lane.BULK]
@@ -214,16 +215,14 @@ class Link:
                 self._start(self._get_bulk(open_bulk))
             self._loop.call_later(BULK_WAIT_S, self._no_bulk)
         try:
-            why = await asyncio.shield(self._over)
+            return await self._over
         finally:
             self.end("restarting")
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._close()
-        return why
 
     def end(self, code: str, reason: str = "") -> None:
         """Ends the link, from this side. The peer is told `code`, and `reason` for people."""

@@ -19,13 +19,14 @@ the code that the link is closed with. Whether the peer is trusted is asked by t
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, cast
+from typing import Final
 
 from crdt import cbor
-from crdt.entry import MAX_ENTRY
 from federation.certificate import CertificateError, key_of
+from federation.closing import SessionError, closed
 from federation.cose import CoseError, sign1, verify1
 from federation.envelope import Channel, EnvelopeError, decode_bare, is_bare
+from federation.fields import MAX_ADDRESSES, read_byte_list, read_bytes, read_map, read_text, read_texts
 from federation.identity import KEY_BYTES, NodeKey
 from federation.joining import Join, Welcome
 
@@ -37,24 +38,9 @@ JOIN_CONTEXT: Final = b"klp join transcript 1"
 MAX_HELLO: Final = 16 * 1024  # bytes of any message before trust is known
 MAX_CERTS: Final = 4
 MAX_ROOTS: Final = 16
-MAX_ADDRESSES: Final = 4
-_MAX_TEXTS: Final = 16  # versions, features
-_MAX_TEXT: Final = 256  # characters of a version, a feature, a name, an address
-_MAX_REASON: Final = 1024
 _HASH: Final = 32
 _CHALLENGE: Final = "hello.challenge"
 _HELLO: Final = "hello"
-_CLOSE: Final = "close"
-
-
-class SessionError(Exception):
-    """The link cannot be. `code`: what it is closed with; `reason`: in words; `by_peer`: the other side said so."""
-
-    def __init__(self, code: str, reason: str = "", *, by_peer: bool = False) -> None:
-        super().__init__(f"{code}: {reason}" if reason else code)
-        self.code = code
-        self.reason = reason
-        self.by_peer = by_peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +120,12 @@ class ServerHandshake:
         if peer == self._me.key.public:
             raise SessionError("self", "this node dialled itself")
         _bound(fields, peer, self._me.key.public, self._said, self._tls)
-        offered = _texts(fields, "versions")
+        offered = read_texts(fields, "versions")
         version = _agreed(self._me.versions, offered)
         if fields.get("version") != version:
             raise SessionError("version", f"the highest version that both speak is {version}")
-        self._peer_nonce = _bytes(fields, "nonce", _HASH)
-        self._peer_roots = frozenset(_byte_list(fields, "roots", MAX_ROOTS, _HASH))
+        self._peer_nonce = read_bytes(fields, "nonce", _HASH)
+        self._peer_roots = frozenset(read_byte_list(fields, "roots", MAX_ROOTS, _HASH))
         join = _join(fields.get("join")) if "join" in fields else None
         transcript = join_transcript(self._said, self._tls, peer, self._peer_nonce) if join else b""
         self._hello = _hello(peer, version, fields, self._me.features, join=join, transcript=transcript)
@@ -193,11 +179,11 @@ class ClientHandshake:
         if self._said:
             raise SessionError("malformed", "a second challenge")
         fields = _bare(raw, _CHALLENGE)
-        if _bytes(fields, "key", KEY_BYTES) != self._peer:
+        if read_bytes(fields, "key", KEY_BYTES) != self._peer:
             raise SessionError("wrong-key", "the key in the challenge is not the one that was dialled")
-        self._peer_nonce = _bytes(fields, "nonce", _HASH)
-        self._version = _agreed(self._me.versions, _texts(fields, "versions"))
-        roots = frozenset(_byte_list(fields, "roots", MAX_ROOTS, _HASH))
+        self._peer_nonce = read_bytes(fields, "nonce", _HASH)
+        self._version = _agreed(self._me.versions, read_texts(fields, "versions"))
+        roots = frozenset(read_byte_list(fields, "roots", MAX_ROOTS, _HASH))
         me = self._me
         said = _said_of(me, "client", self._peer, self._nonce, raw, self._tls, self._version)
         said["versions"] = list(me.versions)
@@ -223,7 +209,7 @@ class ClientHandshake:
         if peer != self._peer:
             raise SessionError("wrong-key", "the server's hello is by another key than the one that was dialled")
         _bound(fields, peer, self._me.key.public, self._said, self._tls)
-        if _bytes(fields, "nonce", _HASH) != self._peer_nonce:
+        if read_bytes(fields, "nonce", _HASH) != self._peer_nonce:
             raise SessionError("malformed", "the server's hello has another nonce than its challenge")
         if fields.get("version") != self._version:
             raise SessionError("version", f"{self._version} was agreed")
@@ -238,21 +224,6 @@ def join_transcript(challenge: bytes, tls: bytes, joiner: bytes, nonce: bytes) -
     """What an invite's proof signs (after JOIN_PREFIX): the challenge, the server's certificate (its SHA-256), the
     joiner's key and the nonce of its hello. It is known before that hello is."""
     return sha256(b"".join((JOIN_CONTEXT, sha256(challenge).digest(), tls, joiner, nonce))).digest()
-
-
-def close_frame(code: str, reason: str = "") -> bytes:
-    """The last frame on a link, in either direction, whenever."""
-    return cbor.encode({"t": _CLOSE, "code": code[:_MAX_TEXT], "reason": reason[:_MAX_REASON]})
-
-
-def closed(fields: Mapping[str, object]) -> SessionError | None:
-    """What a bare frame says, if it is a close."""
-    if fields.get("t") != _CLOSE:
-        return None
-    code, reason = fields.get("code"), fields.get("reason", "")
-    if type(code) is not str or len(code) > _MAX_TEXT or type(reason) is not str or len(reason) > _MAX_REASON:
-        return SessionError("malformed", "a close has a code, and a short reason")
-    return SessionError(code, reason, by_peer=True)
 
 
 # Inside
@@ -332,8 +303,8 @@ def _hello(
     incarnation = fields.get("incarnation")
     if type(incarnation) is not int or not 0 <= incarnation < 1 << 63:
         raise SessionError("malformed", "incarnation must be an unsigned integer")
-    common = frozenset(_texts(fields, "features")) & frozenset(features)
-    certs = tuple(_byte_list(fields, "certs", MAX_CERTS))
+    common = frozenset(read_texts(fields, "features")) & frozenset(features)
+    certs = tuple(read_byte_list(fields, "certs", MAX_CERTS))
     return Hello(peer, version, incarnation, common, certs, join, transcript, welcome)
 
 
@@ -366,56 +337,17 @@ def _rank(version: str) -> tuple[int, ...]:
 
 
 def _join(value: object) -> Join:
-    fields = _map(value, "join")
-    id, proof = fields.get("id"), _bytes(fields, "proof", 64)
+    fields = read_map(value, "join")
+    id, proof = fields.get("id"), read_bytes(fields, "proof", 64)
     if type(id) is not bytes or not 0 < len(id) <= 64:
         raise SessionError("malformed", "join.id must be 1 to 64 bytes")
-    return Join(id, proof, _text(fields, "name"), tuple(_texts(fields, "addresses", MAX_ADDRESSES)))
+    return Join(id, proof, read_text(fields, "name"), tuple(read_texts(fields, "addresses", MAX_ADDRESSES)))
 
 
 def _welcome(value: object) -> Welcome:
-    fields = _map(value, "joined")
+    fields = read_map(value, "joined")
     return Welcome(
-        _text(fields, "name"),
-        tuple(_texts(fields, "addresses", MAX_ADDRESSES)),
-        tuple(_byte_list(fields, "certs", MAX_CERTS)),
+        read_text(fields, "name"),
+        tuple(read_texts(fields, "addresses", MAX_ADDRESSES)),
+        tuple(read_byte_list(fields, "certs", MAX_CERTS)),
     )
-
-
-def _map(value: object, name: str) -> dict[str, object]:
-    if type(value) is not dict:
-        raise SessionError("malformed", f"{name} must be a map")
-    return cast(dict[str, object], value)
-
-
-def _bytes(fields: Mapping[str, object], name: str, size: int) -> bytes:
-    value = fields.get(name)
-    if type(value) is not bytes or len(value) != size:
-        raise SessionError("malformed", f"{name} must be {size} bytes")
-    return value
-
-
-def _text(fields: Mapping[str, object], name: str) -> str:
-    value = fields.get(name)
-    if type(value) is not str or len(value) > _MAX_TEXT:
-        raise SessionError("malformed", f"{name} must be text of at most {_MAX_TEXT} characters")
-    return value
-
-
-def _texts(fields: Mapping[str, object], name: str, most: int = _MAX_TEXTS) -> list[str]:
-    value = fields.get(name)
-    if type(value) is not list or len(value) > most:
-        raise SessionError("malformed", f"{name} must be a list of at most {most}")
-    if any(type(item) is not str or len(item) > _MAX_TEXT for item in value):
-        raise SessionError("malformed", f"{name} must hold texts of at most {_MAX_TEXT} characters")
-    return cast(list[str], value)
-
-
-def _byte_list(fields: Mapping[str, object], name: str, most: int, size: int | None = None) -> list[bytes]:
-    value = fields.get(name)
-    if type(value) is not list or len(value) > most:
-        raise SessionError("malformed", f"{name} must be a list of at most {most}")
-    for item in value:
-        if type(item) is not bytes or (len(item) > MAX_ENTRY if size is None else len(item) != size):
-            raise SessionError("malformed", f"{name} must hold byte strings of the right size")
-    return cast(list[bytes], value)
