@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -20,7 +22,6 @@ from federation.peer_node import LinkEvent, PeerNode
 from federation.replica import Alert
 from federation.trust import Role, Trust
 from kosreg.klp_registry_sync import RegistrySync
-from kosreg.listen import Listen
 from kosreg.membership import Membership
 from kosreg.settings import FederationSettings
 from kosreg.store import Store, StoreError
@@ -80,7 +81,7 @@ class Federation:
             self.key,
             self.mesh,
             self.trust,
-            listen=listen if isinstance(listen, Listen) else None,
+            listen=listen if listen.kind == "tcp" else None,
             incarnation=await _next_incarnation(self.store, self._wall_ms()),
             wall_ms=self._wall_ms,
             commit=self.sync.commit_foreign,
@@ -119,6 +120,17 @@ class Federation:
 
     async def _redeem(self, asked: Redeem) -> Welcome | Denied:
         return await self.redeem(asked)
+
+    def facts(self) -> dict[str, Any]:
+        """`federation`: HOST:PORT or off; `root`: a DID, or None; `peers`: trusted keys; `links`: that are up."""
+        listen, port = self._settings.listen, self.peer_node.port
+        root = self.membership.root
+        return {
+            "federation": str(listen) if port is None else str(replace(listen, port=port)),
+            "root": None if root is None else did_of(root),
+            "peers": sum(anchor.revoked is None for anchor in self.trust.anchors().values()),
+            "links": len(self.mesh.pairs),
+        }
 
     def has_peers(self) -> bool:
         """Whether the admin of this node trusts anybody."""

@@ -163,6 +163,10 @@ class Node:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task failed", task=str(task), exc_info=error)
 
+    def federated(self) -> dict[str, Any]:
+        """For `GET /api/node`: where peers reach it, its federation, how many peers it has."""
+        return self.federation.facts()
+
     @property
     def mesh(self) -> Mesh:
         """What is said to peers and made of what they say."""

@@ -103,16 +103,16 @@ class ApiSettings(_Table):
 
 
 class FederationSettings(_Table):
-    """Where other nodes reach this one. Read and checked, and not used yet: this release is a single node."""
+    """Where other nodes reach this one."""
 
     listen: WhereOrOff = _set(
         Listen("tcp", "0.0.0.0", 7481),  # noqa: S104  (peers are authenticated by their keys)
-        f"Where the node listens for its peers: HOST:PORT, or off. {LATER}",
+        "Where the node listens for its peers: HOST:PORT, or off.",
         trade="Off: this node can still dial others, but none can dial it.",
     )
     advertise: Addresses = _set(
         (),
-        f"The addresses, as HOST:PORT, that others are told to dial; empty: those of the machine. {LATER}",
+        "The addresses, as HOST:PORT, that others are told to dial; empty: those of the machine.",
         trade="Needed behind NAT or a port forwarding.",
         max_length=4,
     )

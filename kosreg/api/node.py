@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from federation.identity import NodeKey
@@ -52,6 +52,9 @@ class Node(Protocol):
     store: Store
     metrics: Metrics
     sockets: set[Closable]
+
+    def federated(self) -> dict[str, Any]:
+        """Where peers reach it, its federation, and how many peers it has: for `GET /api/node`."""
 
     @property
     def server(self) -> Served:

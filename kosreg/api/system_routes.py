@@ -62,7 +62,10 @@ class NodeOut(TypedDict):
     name: str
     version: str
     api: Annotated[str, Field(description="Where the API listens: a URL, or unix:PATH.")]
-    federation: Annotated[str, Field(description="federation.listen, as it is set. Not used in this release.")]
+    federation: Annotated[str, Field(description="Where it listens for peers: HOST:PORT, or off.")]
+    root: Annotated[str | None, Field(description="The federation that internal means here: its root's DID.")]
+    peers: Annotated[int, Field(description="Keys that an admin trusts.")]
+    links: Annotated[int, Field(description="Peers that it has a link to now.")]
     started: Annotated[str, Field(description="RFC 3339.")]
     services: Counts
     websockets: int
@@ -152,7 +155,7 @@ async def show_node(call: Call) -> Reply:
             "name": node.name,
             "version": node.version,
             "api": node.server.url,
-            "federation": str(node.settings.federation.listen),
+            **node.federated(),
             "started": rfc3339(node.started_ms),
             "services": node.metrics.services(node),
             "websockets": len(node.sockets),
