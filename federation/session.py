@@ -94,7 +94,7 @@ class ServerHandshake:
         self._me = me
         self._tls = sha256(certificate).digest()
         self._nonce = nonce
-        self._said: bytes = cbor.encode(
+        self.challenge = cbor.encode(
             {
                 "t": _CHALLENGE,
                 "key": me.key.public,
@@ -104,13 +104,10 @@ class ServerHandshake:
                 "succession": [],
             }
         )
+        self._said = self.challenge
         self._hello: Hello | None = None
         self._peer_roots: frozenset[bytes] = frozenset()
         self._peer_nonce = b""
-
-    @property
-    def challenge(self) -> bytes:
-        return self._said
 
     def hello(self, raw: bytes) -> Hello:
         """What the client says of itself. Raises SessionError."""

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from federation.connections import LinkEvent
 from federation.effects import Effect, Lane, Send, Store, Verify
 from federation.envelope import Message
 from federation.identity import NodeKey
 from federation.joining import Denied, Redeem, Welcome
-from federation.peer_node import LinkEvent, PeerNode
+from federation.peer_node import PeerNode
 from federation.trust import Anchor, Role, Trust
 
 LOW, HIGH = sorted((NodeKey(bytes([n]) * 32) for n in (1, 2)), key=lambda key: key.public)
