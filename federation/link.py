@@ -140,7 +140,13 @@ class Link:
         """The main socket: bare frames first, then envelopes, then bulk that has no socket of its own."""
         bare, push, bulk = (self._out[lane] for lane in (Lane.BARE, Lane.PUSH, Lane.BULK))
         quiet = 0.0  # when the last envelope is long enough ago
-        timer: asyncio.TimerHandle | None = None
+        armed = False  # this will be woken when the next envelope may go
+
+        def due() -> None:
+            nonlocal armed
+            armed = False
+            self._wake.set()
+
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -155,8 +161,9 @@ class Link:
                     self._owner.bulk_sent(self)
                 else:
                     break
-            if push and (timer is None or timer.when() <= self._loop.time()):
-                timer = self._loop.call_at(quiet, self._wake.set)
+            if push and not armed:  # a timer may come up to 1 ms early: then it is set once more
+                armed = True
+                self._loop.call_at(quiet, due)
 
     async def _write_bulk(self, socket: Socket) -> None:
         bulk = self._out[Lane.BULK]
