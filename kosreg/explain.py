@@ -38,6 +38,11 @@ def told(service: Service, entry: Entry) -> dict[str, Any]:
     }
 
 
+def candidate(claim: Service) -> dict[str, Any]:
+    """One of several claims on an id, as far as it must be known to choose."""
+    return {"origin": claim.origin, "owner": claim.owner, "name": claim.name, "address": f"{claim.uid}@{claim.origin}"}
+
+
 def replaced(before: Service) -> dict[str, str]:
     """What a record replaced, as long as the journal remembers it."""
     return {"updated": rfc3339(before.updated), "visibility": NAME_OF[before.cls]}

@@ -1,4 +1,4 @@
-"""The way of a write: replica, store and catalog joined. (The way of a delta joins here with the federation.)
+"""The way of a write and the way of a delta: replica, store and catalog joined. (The way of a start: `loading`.)
 
     sign (replica.put: stamp, sign; nothing is merged) → commit (store.commit: group commit)
            → committed, in the order of the commits: replica.persisted (merge) → catalog, journal, watchers
@@ -6,34 +6,38 @@
 
 Durable, then visible: nobody is shown what a crash could still take back, and a commit that fails leaves nothing to
 undo. Two writes of one service take turns (`turn`), so the second sees what the first did.
+
+    Store effect (entries that the replica judged, from a peer) → commit_foreign: slices of `SLICE`, each one commit
+           → committed: replica.persisted (merge) → catalog, journal, watchers → on_merged (pushed on to other peers)
+
+A slice is some 5 ms of this loop, and at most two of them are on their way to the disk: one that is written and one
+that waits. Behind a bulk of them, own writes wait for no more than that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
-import orjson
 import structlog
 
-from crdt.entry import Entry, EntryError
-from federation.cose import decode_entry, fact_of, restore_entry
+from crdt.entry import Class, Entry, EntryError
+from federation.cose import fact_of
 from federation.identity import did_of
-from federation.replica import Alert, Persist, Replica, Statement
+from federation.replica import Alert, Changed, Persist, Replica, Statement
 from kosreg.catalog import Catalog
-from kosreg.journal import KEPT, Change, Event
+from kosreg.foreign import did, service_of, show_status
 from kosreg.liveness import restore, status_body
-from kosreg.service import Service
-from kosreg.store import Batch, Row, Store, StoredEntry, StoreError
+from kosreg.loading import SHOWN_KINDS, load
+from kosreg.service import ForeignService, Service
+from kosreg.store import Batch, Row, Store, StoreBusy, StoreError
 
 SPARE = 4  # numbers kept free behind a batch, for the changes of status that its arrival brings
 GONE = 0.005  # s between two looks at a write that nobody waits for any more
-UNSURE_MS = 12_000  # a status whose entry is no older at a crash may have changed again without one (STATUS_INTERVAL)
-LOST = "lost"  # meta: pairs of numbers, see `RegistrySync._lost`
-MAX_LOST = 64  # crashes remembered; whoever has slept through more of them may miss a change of status
+SLICE = 128  # entries from outside in one commit: some 5 ms of this loop, and one fsync
+BUSY = 0.05  # s until a slice is offered again to a store that took no more
 
 log = structlog.get_logger("kosreg.sync")
 
@@ -51,17 +55,51 @@ class Write:
     done: asyncio.Future[None]  # for whoever waits; who hangs up does not take the write back
 
 
+class FromPeer(Protocol):
+    """What the mesh asks to be stored (`federation.mesh.Store`): `peer` is the key of the node that sent it."""
+
+    @property
+    def persist(self) -> Persist: ...
+    @property
+    def peer(self) -> bytes | None: ...
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Some entries from outside, on their way to the disk."""
+
+    persist: Persist
+    peer: bytes | None
+    done: asyncio.Future[None] | None = None
+
+
+Subject = tuple[bytes, str]  # origin, service id
+
+
 class RegistrySync:
-    """Owns the order in which writes become visible."""
+    """Owns the order in which writes become visible.
+
+    `root`: the federation that internal means here (32 bytes), None while there is none. `on_merged`: called with
+    entries that are on disk and shown, and the peer that sent them (None: this node itself). `shows`: whether an entry
+    of another node may be shown (trust may have changed since it was taken). `on_adopted`: told of an own service that
+    came back from outside.
+    """
 
     def __init__(self, replica: Replica, store: Store, catalog: Catalog, wall_ms: Callable[[], int]) -> None:
         self.replica = replica
         self.store = store
         self.catalog = catalog
         self.origin = did_of(replica.origin)
-        self._wall_ms = wall_ms
-        self._writes: dict[int, Write] = {}  # by id(batch)
+        self.wall_ms = wall_ms
+        self.root: bytes | None = None
+        self.on_merged: Callable[[Sequence[Entry], bytes | None], None] = _nobody
+        self.shows: Callable[[Entry], bool] = _all
+        self.on_adopted: Callable[[Service], None] = _adopted
+        self.not_shown = 0  # entries of services from outside that are no record
+        self._writes: dict[int, Write | Arrival] = {}  # by id(batch)
         self._busy: dict[str, Write] = {}  # by service
+        self._arriving: list[Arrival] = []  # two at most
+        self._entrance = asyncio.Lock()  # of the arrivals, one caller at a time
         store.on_commit = self._committed
         store.on_failure = self._failed
 
@@ -81,7 +119,11 @@ class RegistrySync:
 
     def sign(self, statements: Sequence[Statement]) -> Persist:
         """Stamp and sign `statements`; `commit` must follow. Raises EntryError for a body that cannot be signed."""
-        return self.replica.put(statements, self._wall_ms())
+        if self.root is not None:
+            for statement in statements:
+                if statement.cls == Class.INTERNAL:
+                    statement.root = self.root
+        return self.replica.put(statements, self.wall_ms())
 
     def refusal(self, statement: Statement) -> EntryError:
         """Why `statement`, which has no JSON form, cannot be signed."""
@@ -126,9 +168,9 @@ class RegistrySync:
           resume learn whom it concerned.
         - Of a service that was here before, nothing (b""), which is not None: its former life is forgotten.
         """
-        if entry.kind not in ("service", "status"):
+        if entry.kind not in SHOWN_KINDS:
             return None
-        service = self.catalog.get(entry.name)
+        service = self.catalog.own(entry.name)
         if service is None:
             group = entry.live and self.replica.map.group(entry.origin, entry.kind, entry.name)
             return b"" if group and entry.kind == "service" else None
@@ -148,22 +190,33 @@ class RegistrySync:
             write = self._writes.pop(id(batch), None)
             if write is None:
                 continue  # a token or a setting: nothing that is shown
-            for effect in self.replica.persisted(write.persist):
-                if isinstance(effect, Alert):
-                    log.error("alert", alert=effect.kind, text=effect.text)
+            if isinstance(write, Arrival):
+                self._arrived(write, batch)
+                continue
+            self._merge(write.persist)
             del self._busy[write.uid]
             service = write.service
             seq = batch.seq + len(batch.rows) - 1  # that of its last row: a restart must not find a higher one
             if service is not None:
                 service.seq = seq
-                held = self.catalog.get(write.uid)
+                held = self.catalog.own(write.uid)
                 if held is not None:
                     service.live_from(held)
                 self.catalog.put(service, write.at)
             elif write.removes:
-                self.catalog.remove(write.uid, seq, write.at)
+                self.catalog.remove(write.uid, self.origin, seq, write.at)
             if write.shown is not None:
                 write.shown()
+            self.on_merged(write.persist.entries, None)
+
+    def _merge(self, persist: Persist) -> list[Changed]:
+        changes = []
+        for effect in self.replica.persisted(persist):
+            if isinstance(effect, Alert):
+                log.error("alert", alert=effect.kind, text=effect.text)
+            else:
+                changes.append(effect)
+        return changes
 
     def _failed(self, batches: Sequence[Batch]) -> None:
         """What did not get to the disk is as if it had never been; the store tells the writers why."""
@@ -171,7 +224,147 @@ class RegistrySync:
             write = self._writes.pop(id(batch), None)
             if write is not None:
                 self.replica.failed(write.persist)
-                del self._busy[write.uid]
+                if isinstance(write, Write):
+                    del self._busy[write.uid]
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    async def load(self, *, clean: bool) -> int:
+        """Read the store into replica and catalog; the number of entries. Raises Damaged and StoreError.
+
+        `clean`: the node ended cleanly, so that every status it showed is an entry.
+        """
+        return await load(self, clean=clean)
+
+    # -- from outside --------------------------------------------------------------------------------------------
+
+    async def commit_foreign(self, effect: FromPeer) -> None:
+        """Commit and show what a peer sent, slice by slice; returns when all of it is on disk and shown.
+
+        Raises StoreError, and then what was not committed is as if it had never come. Callers are served in order; a
+        store that is busy makes them wait, which is what slows a peer down.
+        """
+        slices = list(_slices(effect.persist))
+        futures: list[asyncio.Future[None]] = []
+        try:
+            async with self._entrance:
+                while slices:
+                    arrival = Arrival(slices[0], effect.peer)
+                    await self._room(arrival)
+                    future = self._submit(arrival)
+                    if future is None:
+                        await asyncio.sleep(BUSY)
+                        continue
+                    futures.append(future)
+                    del slices[0]
+        finally:
+            for persist in slices:
+                self.replica.failed(persist)
+        for future in futures:
+            await asyncio.shield(future)
+
+    async def _room(self, arrival: Arrival) -> None:
+        """Until there is room for `arrival`, and nothing that is on its way says something of what it speaks of."""
+        subjects = {(entry.origin, entry.name) for entry in arrival.persist.entries}
+        while self._arriving and (
+            len(self._arriving) > 1
+            or any((e.origin, e.name) in subjects for other in self._arriving for e in other.persist.entries)
+        ):
+            first = self._arriving[0].done
+            assert first is not None
+            await asyncio.wait((first,))
+            await asyncio.sleep(0)
+
+    def _submit(self, arrival: Arrival) -> asyncio.Future[None] | None:
+        """Hand `arrival` to the store; None where it takes none at the moment. Raises StoreError."""
+        batch = Batch([Row(entry, self._foreign_prior(entry)) for entry in arrival.persist.entries], spare=SPARE)
+        try:
+            arrival.done = self.store.commit(batch)
+        except StoreBusy:
+            return None
+        self._writes[id(batch)] = arrival
+        self._arriving.append(arrival)
+        arrival.done.add_done_callback(lambda _: self._arriving.remove(arrival))
+        return arrival.done
+
+    def _foreign_prior(self, entry: Entry) -> bytes | None:
+        """`_prior` of an entry from outside, whose status is shown when it is committed, and not before."""
+        if entry.kind != "service":
+            return None
+        group = self.replica.map.group(entry.origin, entry.kind, entry.name)
+        if not group:
+            return None  # nearly all
+        service = self.catalog.claim(entry.name, did(entry.origin))
+        held = self.replica.map.get(entry.key)
+        if service is None or held is None or not held.live:
+            return b"" if entry.live else None
+        number = service.seq.to_bytes(8, "big")
+        if not entry.live:
+            return number + held.raw
+        return number if held.stamp == entry.stamp else b""
+
+    def _arrived(self, arrival: Arrival, batch: Batch) -> None:
+        """Hot. Entries from outside are on disk: show what they change, each under the number of its last row."""
+        persist = arrival.persist
+        changes = self._merge(persist)
+        touched: dict[Subject, list[Changed]] = {}
+        for change in changes:
+            if change.kind in SHOWN_KINDS:
+                touched.setdefault((change.origin, change.name), []).append(change)
+        if len(touched) == 1:
+            self._show(*next(iter(touched.items())), batch.seq + len(batch.rows) - 1, arrival)
+        elif touched:
+            rows = {(e.origin, e.name): row for row, e in enumerate(persist.entries) if e.kind in SHOWN_KINDS}
+            for subject in sorted(touched, key=rows.__getitem__):
+                self._show(subject, touched[subject], batch.seq + rows[subject], arrival)
+        self.on_merged(persist.entries, arrival.peer)
+
+    def _show(self, subject: Subject, changes: list[Changed], seq: int, arrival: Arrival) -> None:
+        """Show what `subject` says now, of which `changes` tell."""
+        origin, uid = subject
+        at = arrival.persist.at
+        held = self.catalog.claim(uid, did(origin))
+        record = next((change for change in changes if change.kind == "service"), None)
+        if record is not None or held is None:
+            entry = self.replica.map.view(origin, "service", uid, at) if record is None else record.after
+            service = None if entry is None else self.service_of(entry, at, seq)
+            if service is None:
+                if held is not None:
+                    self.catalog.remove(uid, held.origin, seq, at)
+                return
+            if held is None or held.head != service.head:
+                if isinstance(service, ForeignService):
+                    service.came, service.peer = at, arrival.peer
+                elif held is not None:
+                    service.live_from(held)
+                self.catalog.put(service, at)
+                if not service.foreign:
+                    self.on_adopted(service)
+                return
+        if isinstance(held, ForeignService):
+            before = held.status
+            show_status(held, self.replica.map.view(origin, "status", uid, at))
+            if held.status != before:
+                self.catalog.moved(held, before, at, seq)
+
+    def service_of(self, entry: Entry, now_ms: int, seq: int) -> Service | None:
+        """The service that `entry` says, with its status as an entry has it; None where it may not or cannot be
+        shown."""
+        status = self.replica.map.view(entry.origin, "status", entry.name, now_ms)
+        if entry.origin == self.replica.origin:
+            service = Service(entry.name, self.origin, entry.cls, fact_of(entry).body or {}, seq)
+            if status is not None:
+                restore(service, cast("dict[str, object]", fact_of(status).body or {}))
+            return service
+        if entry.cls == Class.PRIVATE or not self.shows(entry):
+            return None
+        foreign = service_of(entry, did(entry.origin), seq)
+        if foreign is None:
+            self.not_shown += 1
+            return None
+        if status is not None:
+            show_status(foreign, status)
+        return foreign
 
     # -- status entries ------------------------------------------------------------------------------------------
 
@@ -182,7 +375,7 @@ class RegistrySync:
         if uid in self._busy:
             return False  # its class may be changing: the status has the class of its service
         body = status_body(service)
-        held = self.replica.view("status", uid, self._wall_ms())
+        held = self.replica.view("status", uid, self.wall_ms())
         if body is None and held is None:
             return None
         if body is not None and held is not None and held.cls == service.cls and fact_of(held).body == body:
@@ -198,7 +391,7 @@ class RegistrySync:
 
     def renew(self, entry: Entry) -> bool:
         """Submit a renewal of `entry`: the same fact, valid for longer. False where the store takes none."""
-        now = self._wall_ms()
+        now = self.wall_ms()
         if entry.name in self._busy:
             return False
         persist = self.replica.renew(entry, now)
@@ -213,108 +406,37 @@ class RegistrySync:
 
     def lapse(self, since: int) -> int:
         """Show no more what nobody renewed since `since` (ms); the time it looked at. Own entries stay in the store."""
-        now = self._wall_ms()
+        now = self.wall_ms()
         for change in self.replica.lapse(since, now):
             if change.kind == "service" and change.after is None:
-                self.catalog.remove(change.name, self.catalog.journal.next_seq(), now)
+                self.catalog.remove(change.name, did(change.origin), self.catalog.journal.next_seq(), now)
         return now
 
-    # -- start ---------------------------------------------------------------------------------------------------
 
-    async def load(self, *, clean: bool) -> int:
-        """Read the store into replica and catalog; the number of entries. Raises Damaged and StoreError.
+def _slices(persist: Persist) -> Iterator[Persist]:
+    """`persist` in pieces of some `SLICE` entries; neighbours of one name, a change of class say, stay together."""
+    entries = persist.entries
+    begin = 0
+    while begin < len(entries):
+        end = begin + SLICE
+        while end < min(len(entries), begin + 2 * SLICE) and entries[end].name == entries[end - 1].name:
+            end += 1
+        yield Persist(entries[begin:end], persist.at)
+        begin = end
 
-        `clean`: the node ended cleanly, so that every status it showed is an entry.
-        """
-        seqs: dict[str, int] = {}
-        recent: deque[tuple[int, StoredEntry, int]] = deque(maxlen=KEPT)  # number, row, of a status its time
-        count, floor, newest = 0, 0, 0
-        async for chunk in self.store.load():
-            for stored in chunk:
-                entry = self.replica.load(stored.raw, stored.id)
-                if entry.kind in ("service", "status"):
-                    seq = shown_seq(entry, stored)
-                    seqs[entry.name] = max(seq, seqs.get(entry.name, 0))  # of its newest change, its status included
-                    if len(recent) == KEPT:
-                        floor = max(floor, recent[0][0])
-                    recent.append((seq, stored, entry.stamp >> 16 if entry.kind == "status" else 0))
-                    newest = max(newest, entry.stamp >> 16)
-                count += 1
-        self.replica.loaded()
-        now = self._wall_ms()
-        for uid, seq in seqs.items():
-            self._load_service(uid, seq, now)
-        journal = self.catalog.journal
-        journal.floor = floor
-        for seq, stored, _ in sorted(recent, key=lambda row: row[0]):
-            self._load_change(seq, stored)
-        if not clean:
-            unsure = [seq for seq, _, at in recent if at > newest - UNSURE_MS]
-            await self._lose(min(unsure, default=max(seqs.values(), default=0)) + 1)
-        journal.lost = [range(*pair) for pair in await self._lost()]
-        journal.head = max(journal.head, self.store.first_seq)
-        return count
 
-    async def _lost(self) -> list[list[int]]:
-        """Pairs of numbers between which changes of status were shown that a crash kept from the disk."""
-        pairs: list[list[int]] = orjson.loads(await self.store.get_meta(LOST) or b"[]")
-        return pairs
+def _nobody(_entries: Sequence[Entry], _peer: bytes | None) -> None:
+    pass
 
-    async def _lose(self, first: int) -> None:
-        """A crash has taken back what was shown from `first` on, without an entry of its own: note it for good."""
-        pairs = [*await self._lost(), [first, self.store.first_seq]][-MAX_LOST:]
-        await self.store.set_meta(LOST, orjson.dumps(pairs))
 
-    def _load_service(self, uid: str, seq: int, now: int) -> None:
-        entry = self.replica.view("service", uid, now)
-        if entry is None:
-            return
-        fact = fact_of(entry)
-        service = Service(uid, self.origin, entry.cls, fact.body or {}, seq)
-        status = self.replica.view("status", uid, now)
-        if status is not None:
-            restore(service, cast("dict[str, object]", fact_of(status).body or {}))
-        self.catalog.load(service)
+def _all(_entry: Entry) -> bool:
+    return True
 
-    def _load_change(self, seq: int, stored: StoredEntry) -> None:
-        """The journal as the last run would have kept it, as far as rows can tell."""
-        if seq <= self.catalog.journal.head:
-            return  # a status shown under the number of a change that is told already
-        entry = restore_entry(stored.raw, stored.id, self.replica.map.origins)
-        after = self.catalog.get(entry.name)
-        before: Service | None = None
-        known = False
-        since = 0
-        event: Event
-        at = entry.stamp >> 16
-        if entry.kind == "status":
-            if after is None:
-                return
-            event = after.status  # type: ignore[assignment]  # the three statuses are three events
-            before, known = after, True  # where the record changed as well, its own row tells it
-        elif entry.live:
-            if after is None:
-                return
-            event = "registered" if after.created == after.updated else "updated"
-            known = event == "registered" and stored.prior is None
-        else:
-            if after is not None:
-                return  # it moved to another class, or was registered again: that row tells it
-            event = "deregistered"
-            if stored.prior:
-                since, old = int.from_bytes(stored.prior[:8], "big"), decode_entry(stored.prior[8:])
-                before = Service(old.name, self.origin, old.cls, fact_of(old).body or {}, seq)
-                known = True
-        told = "" if after is None else after.status
-        self.catalog.journal.add(Change(seq, at, event, entry.name, before, after, "", told, known, since))
+
+def _adopted(_service: Service) -> None:
+    pass
 
 
 def _report(future: asyncio.Future[None]) -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         log.warning("write failed", error=str(error))
-
-
-def shown_seq(entry: Entry, stored: StoredEntry) -> int:
-    """The number under which what `stored` says was first shown."""
-    prior = stored.prior
-    return stored.seq if prior is None or len(prior) != 8 else int.from_bytes(prior, "big")

@@ -179,19 +179,19 @@ class Liveness:
         """Everybody gets a full ttl from now."""
         self.grace()
         now = self._monotonic()
-        for service in self._catalog:
+        for service in self._catalog.all_own():
             self.watch(service, now)
 
     def grace(self) -> None:
         """A full ttl for each service: to beat, or, if it is offline, before it may be deregistered."""
         now = self._graced = self._monotonic()
-        for service in self._catalog:
+        for service in self._catalog.all_own():
             if not service.expired:
                 service.beat_s = now
 
     def _wait_longer(self, seconds: float) -> None:
         """What was sent while this process stood still has not been read yet: move the deadlines."""
-        for service in self._catalog:
+        for service in self._catalog.all_own():
             service.beat_s += seconds
 
     async def tick(self) -> None:
@@ -202,7 +202,7 @@ class Liveness:
         while self._next <= last:
             bucket, self._next = self._next, self._next + 1
             for uid in self._buckets.pop(bucket, NOBODY)[1]:
-                service = self._catalog.get(uid)
+                service = self._catalog.own(uid)
                 if service is None or service.bucket != bucket:
                     continue  # removed, or watched elsewhere
                 service.bucket = 0
@@ -244,7 +244,7 @@ class Liveness:
             await self._reap(service)
         except Exception as error:  # the store does not take it, a full disk say: later
             log.warning("reaping failed", service=service.uid, error=str(error))
-            if self._catalog.get(service.uid) is service and service.expired:
+            if self._catalog.own(service.uid) is service and service.expired:
                 now = self._monotonic()
                 self._look(service, now + RETRY, now)
 
@@ -276,7 +276,7 @@ class Liveness:
         return uid
 
     def _write(self, uid: str, now: float) -> None:
-        service = self._catalog.get(uid)
+        service = self._catalog.own(uid)
         if service is None:
             return
         taken = self._write_status(service)
@@ -300,7 +300,7 @@ class Liveness:
     def flush(self) -> None:
         """Write every status entry that waits: at a clean end."""
         while self._waiting:
-            service = self._catalog.get(self._pop())
+            service = self._catalog.own(self._pop())
             if service is not None:
                 self._write_status(service)
 

@@ -19,10 +19,11 @@ import uuid_utils
 from crdt.entry import Class, Entry, EntryError
 from federation import jws
 from federation.cose import fact_of
+from federation.identity import parse_did
 from federation.replica import Statement
 from kosreg.auth import Caller, covers
 from kosreg.catalog import Catalog
-from kosreg.explain import hidden_from, replaced, shown_because, told
+from kosreg.explain import candidate, hidden_from, replaced, shown_because, told
 from kosreg.journal import Change
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.listing import Listing, Listings, plain_key
@@ -45,28 +46,32 @@ Visible = Callable[[Service], bool]
 class Viewer:
     """What one kind of caller may see and change: the one place where ACLs hold."""
 
-    __slots__ = ("admin", "key", "names", "sub", "terms")
+    __slots__ = ("admin", "foreign_terms", "key", "names", "sub", "terms")
 
     def __init__(self, caller: Caller, origin: str) -> None:
         self.sub = caller.sub
         self.admin = caller.admin
         self.names = caller.names("read", "service")  # None: all
-        self.terms = frozenset(("*", f"sub:{caller.sub}", f"sub:{caller.sub}@{origin}"))
+        # in another node's record, a subject without a node is that node's own, never our namesake
+        self.foreign_terms = frozenset(("*", f"sub:{caller.sub}@{origin}"))
+        self.terms = self.foreign_terms | {f"sub:{caller.sub}"}
         self.key: Hashable = (caller.sub, caller.admin, self.names)
 
     def sees(self, service: Service) -> bool:
         """Whether `service` may be shown: private to its owner and admins, others as `acl.read` says."""
         if not covers(self.names, service.uid):
             return False
-        if self.admin or service.owner == self.sub:
+        if self.admin or (service.owner == self.sub and not service.foreign):
             return True
         if service.cls == Class.PRIVATE:
             return False
-        return service.readers is None or not self.terms.isdisjoint(service.readers)
+        readers = service.readers
+        return readers is None or not (self.foreign_terms if service.foreign else self.terms).isdisjoint(readers)
 
     def owns(self, service: Service) -> bool:
-        """Whether the caller may change it, its scope allowing."""
-        return self.admin or service.owner == self.sub
+        """Whether the caller may change it, its scope allowing. Of another node's record nobody here may, and its owner
+        is a subject of that node."""
+        return not service.foreign and (self.admin or service.owner == self.sub)
 
 
 @dataclass(slots=True)
@@ -123,6 +128,7 @@ class Registry:
         self._viewers: dict[bytes, Viewer] = {}  # by the caller's digest
         self._digests: dict[bytes, str] = {}  # of a body → the id that it registered; the record knows if it still fits
         self._digest_key = os.urandom(32)
+        sync.on_adopted = self._adopted
         self.beats = 0
         self.unchanged = 0
 
@@ -138,13 +144,28 @@ class Registry:
         return viewer
 
     def get(self, caller: Caller, uid: str) -> Service:
-        """The service `uid` as `caller` may see it; raises Problem (403 out of scope, 404)."""
-        if not caller.may("read", "service", uid):
+        """The service `uid` as `caller` may see it; raises Problem (403 out of scope, 404, 409). `ID@DID` is what the
+        node DID says under ID, whoever else claims it."""
+        if not caller.may("read", "service", uid.partition("@")[0]):
             raise Problem.out_of_scope(f"read:service:{uid}")
         service = self.catalog.services.get(uid)
-        if service is None or not self.viewer(caller).sees(service):
-            raise not_found(uid)
-        return service
+        if service is not None and self.viewer(caller).sees(service):
+            return service
+        return self._one_claim(caller, uid)
+
+    def _one_claim(self, caller: Caller, uid: str) -> Service:
+        """What `uid` names where that is not simply a service: `ID@DID` is the claim of one origin. Raises Problem
+        (404; 409 where several origins claim it and this node resolves it to none)."""
+        bare, at, origin = uid.partition("@")
+        claim = self.catalog.claim(bare, origin) if at else None
+        viewer = self.viewer(caller)
+        if claim is not None and viewer.sees(claim):
+            return claim
+        if not at and uid not in self.catalog.services:
+            claims = [claim for claim in self.catalog.claims(uid) if viewer.sees(claim)]
+            if claims:
+                raise ambiguous(uid, claims)
+        raise not_found(uid)
 
     def shows(self, caller: Caller, uid: str) -> bool:
         """Whether `caller` may see the service `uid`."""
@@ -152,11 +173,15 @@ class Registry:
         return service is not None and self.viewer(caller).sees(service)
 
     def _writable(self, caller: Caller, uid: str) -> Service:
-        """The service `uid` where `caller` may change it; raises Problem (403, 404)."""
+        """This node's own service `uid` where `caller` may change it; raises Problem (403, 404, 409 where it is another
+        node's: only that one changes it)."""
         _may_write(caller, uid)
-        service = self.catalog.services.get(uid)
+        service = self.catalog.own(uid)
         viewer = self.viewer(caller)
-        if service is None or not (viewer.owns(service) or viewer.sees(service)):
+        if service is None:
+            shown = self.catalog.services.get(uid)
+            raise elsewhere(shown if shown is not None and viewer.sees(shown) else self._one_claim(caller, uid))
+        if not (viewer.owns(service) or viewer.sees(service)):
             raise not_found(uid)
         if not viewer.owns(service):
             raise _not_yours(uid)
@@ -180,7 +205,7 @@ class Registry:
         _may_write(caller, uid)
         while self.sync.busy(uid):
             await self.sync.turn(uid)
-        held = self.catalog.get(uid)
+        held = self.catalog.own(uid)
         if held is not None and not self.viewer(caller).owns(held):
             raise Problem.of("forbidden", detail=f"the id {uid} is taken at this node: choose another, or none")
         owner = self._owner(caller, record, held)
@@ -250,12 +275,16 @@ class Registry:
         except StoreError as error:
             raise store_problem(error) from None
 
+    def _adopted(self, service: Service) -> None:
+        """`service` came back from other nodes: it is this node's own, said before its disk was lost."""
+        self.liveness.installed(service, beat=False, status=None)
+
     async def reap(self, service: Service) -> None:
         """Deregister a service that was offline for too long."""
         uid = service.uid
         while self.sync.busy(uid):
             await self.sync.turn(uid)
-        if self.catalog.get(uid) is service and service.expired:
+        if self.catalog.own(uid) is service and service.expired:
             await self.remove(service)
 
     def _owner(self, caller: Caller, record: ServiceIn, held: Service | None) -> str:
@@ -270,7 +299,7 @@ class Registry:
 
     def _same(self, held: Service, body: Body) -> bool:
         entry = self.sync.replica.view("service", held.uid, self._wall_ms())
-        if entry is None:
+        if entry is None or (entry.cls == Class.INTERNAL and entry.root != self.sync.root):
             return False
         stored = dict(fact_of(entry).body or {})
         stored.pop("created", None)
@@ -328,7 +357,7 @@ class Registry:
 
     async def ensure(self, uid: str, record: ServiceIn, owner: str) -> Service:
         """See that the node's own `record` is shown under `uid`; writes nothing where it is."""
-        held = self.catalog.get(uid)
+        held = self.catalog.own(uid)
         cls = CLASS_OF[record.get("visibility")]
         body = body_of(record, owner)
         if held is not None and held.cls == cls and self._same(held, body):
@@ -363,7 +392,7 @@ class Registry:
     def heartbeat(self, caller: Caller, uid: str, status: str | None = None, load: float | None = None) -> Service:
         """A heartbeat of `uid`; raises Problem (403, 404: register again)."""
         service = self.catalog.services.get(uid)
-        if service is None or service.owner != caller.sub or not caller.may("write", "service", uid):
+        if service is None or service.foreign or service.owner != caller.sub or not caller.may("write", "service", uid):
             try:
                 service = self._writable(caller, uid)
             except Problem as problem:
@@ -473,7 +502,7 @@ class Registry:
         """Why `uid` is shown as it is: who signed it, when it came, what it replaced, from whom it is hidden."""
         service = self.get(caller, uid)
         viewer = self.viewer(caller)
-        story = told(service, self._entry(uid))
+        story = told(service, self._entry(service))
         written = ("registered", "updated")
         changes = reversed(self.catalog.journal.recent())
         last = next((change for change in changes if change.uid == uid and change.event in written), None)
@@ -484,23 +513,27 @@ class Registry:
             story["hidden_from"] = hidden_from(service)
         return story
 
-    def _entry(self, uid: str) -> Entry:
-        """The entry behind a service that is shown."""
-        entry = self.sync.replica.view("service", uid, self._wall_ms())
+    def _entry(self, service: Service) -> Entry:
+        """The entry behind a service."""
+        entry = self.sync.replica.map.view(parse_did(service.origin), "service", service.uid, self._wall_ms())
         if entry is None:  # it lapsed a moment ago
-            raise not_found(uid)
+            raise not_found(service.uid)
         return entry
 
     def signed_cose(self, caller: Caller, uid: str) -> bytes:
         """The entry as it was signed: COSE_Sign1."""
-        self.get(caller, uid)
-        return self._entry(uid).raw
+        return self._entry(self.get(caller, uid)).raw
 
     def signed_json(self, caller: Caller, uid: str) -> bytes:
         """The record as flattened JWS by this node's key, made now."""
         service = self.get(caller, uid)
-        entry = self._entry(uid)
-        record = shown(uid, service.origin, service.cls, fact_of(entry).body or {})
+        if service.foreign:
+            raise Problem.of(
+                "not-acceptable",
+                f"Only its own node, {service.origin}, makes this form of {service.uid}. Ask for application/cose.",
+            )
+        entry = self._entry(service)
+        record = shown(service.uid, service.origin, service.cls, fact_of(entry).body or {})
         record["valid_until"] = rfc3339(entry.valid_until)
         try:
             return jws.sign_record(self.sync.replica.key, record)
@@ -526,6 +559,26 @@ class Registry:
             else:
                 told.append((change, "deregistered", cast(Service, before)))
         return told
+
+
+def ambiguous(uid: str, claims: Sequence[Service]) -> Problem:
+    """409: several origins claim `uid`, and none of them holds it."""
+    origins = ", ".join(claim.origin for claim in claims)
+    return Problem.of(
+        "conflict",
+        detail=f"{uid} is claimed by {origins}, and this node resolves it to none: ask for {uid}@ORIGIN, or let an "
+        f"admin choose with `kosreg services alias {uid} ORIGIN`",
+        extra={"candidates": [candidate(claim) for claim in claims]},
+    )
+
+
+def elsewhere(service: Service) -> Problem:
+    """409: only its origin changes a record."""
+    return Problem.of(
+        "conflict",
+        detail=f"{service.uid} is a service of the node {service.origin}: change, remove and beat it there",
+        extra={"origin": service.origin},
+    )
 
 
 def gone() -> Problem:

@@ -5,6 +5,8 @@ when the record changes. Its live fields move in place with each heartbeat, and 
 when somebody looks. A changed record is a new `Service`, so that what a change replaced can still be read from the
 journal.
 
+A service of another node is a `ForeignService`: it is shown as its node says, and nothing here moves it.
+
 100,000 of them are in memory, so every byte counts: slots, shared words, one object for equal numbers.
 """
 
@@ -13,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -26,6 +28,7 @@ NOT_MONITORED = "not monitored"
 BEATING = "heartbeats arrive"
 FULL_TTL = "waiting for a first heartbeat"
 CHANGED_SINCE = "it has changed again since"
+AS_SAID = "as its node says"
 
 
 @lru_cache(maxsize=65_536)
@@ -36,6 +39,8 @@ def _shared(words: tuple[str, ...]) -> tuple[str, ...]:
 
 class Service:
     """One record, shown. Slots only: 100,000 of them live in memory."""
+
+    foreign: ClassVar[bool] = False  # whether another node says it
 
     __slots__ = (
         "beat_ms",
@@ -151,3 +156,29 @@ class Service:
     def value(self, name: str) -> Any:
         """A top-level field of the shown record by its name, None where absent."""
         return orjson.loads(self.json()).get(name)
+
+
+class ForeignService(Service):
+    """A record that another node signed: its status is what that node says, and nobody here judges, renews or changes
+    it. `peer`: the key (32 bytes) of the node that sent it, None where it was held since before the start; `came`: ms
+    since 1970, when it came."""
+
+    foreign: ClassVar[bool] = True
+
+    __slots__ = ("came", "peer")
+
+    def __init__(self, uid: str, origin: str, cls: Class, body: Mapping[str, Any], seq: int = 0) -> None:
+        super().__init__(uid, origin, cls, body, seq)
+        self.expired = True  # to whoever judges heartbeats: none that comes here counts
+        self.came = 0
+        self.peer: bytes | None = None
+
+    @property
+    def status(self) -> str:
+        """The effective status: what its node says."""
+        return self.declared
+
+    @property
+    def why(self) -> str:
+        """Its node's reason where it gives one."""
+        return self.reason or AS_SAID

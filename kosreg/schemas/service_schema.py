@@ -46,6 +46,10 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_P
 Words = Annotated[list[Word], Field(max_length=256)]
 Term = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_PRINTABLE)]
 Json = Annotated[dict[str, Any], Field(description="Any JSON object.")]
+ServiceName = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PRINTABLE)]
+ServiceUrl = Annotated[str, StringConstraints(max_length=2048, pattern=_URL_PATTERN)]
+Owner = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_PRINTABLE)]
+Printable = Annotated[str, StringConstraints(max_length=128, pattern=_PRINTABLE)]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -78,23 +82,23 @@ class ServiceIn(TypedDict):
     """A record as a client sends it. `name` and `type` are required; null means absent."""
 
     id: NotRequired[ServiceId | None]
-    name: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_PRINTABLE)]
+    name: ServiceName
     type: ServiceType
     tags: NotRequired[Words | None]
-    url: NotRequired[Annotated[str, StringConstraints(max_length=2048, pattern=_URL_PATTERN)] | None]
+    url: NotRequired[ServiceUrl | None]
     protocol: NotRequired[Protocol | None]
     auth: NotRequired[Auth | None]
     endpoints: NotRequired[Annotated[list[Endpoint], Field(max_length=256)] | None]
     status: NotRequired[Status | None]
-    owner: NotRequired[Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=_PRINTABLE)] | None]
+    owner: NotRequired[Owner | None]
     visibility: NotRequired[Visibility | None]
-    version: NotRequired[Annotated[str, StringConstraints(max_length=128, pattern=_PRINTABLE)] | None]
+    version: NotRequired[Printable | None]
     description: NotRequired[Annotated[str, StringConstraints(max_length=8192)] | None]
     capabilities: NotRequired[Words | None]
     roles: NotRequired[Words | None]
     ttl: NotRequired[Annotated[int, Field(ge=0, le=MAX_TTL)] | None]
     depends_on: NotRequired[Annotated[list[ServiceId], Field(max_length=256)] | None]
-    region: NotRequired[Annotated[str, StringConstraints(max_length=128, pattern=_PRINTABLE)] | None]
+    region: NotRequired[Printable | None]
     weight: NotRequired[Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] | None]
     metadata: NotRequired[Json | None]
     acl: NotRequired[Acl | None]

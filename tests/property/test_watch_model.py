@@ -423,7 +423,7 @@ def bounds(merge_above: int, kept: int) -> Iterator[None]:
         stack.enter_context(patch.object(subscriptions, "MERGE_ABOVE", merge_above))
         stack.enter_context(patch.object(subscriptions, "ROUND", 4))
         stack.enter_context(patch.object(subscriptions, "CHUNK", 2))
-        stack.enter_context(patch("kosreg.klp_registry_sync.KEPT", kept))
+        stack.enter_context(patch("kosreg.loading.KEPT", kept))
         stack.enter_context(patch.object(Journal.__init__, "__defaults__", (0, kept)))
         yield
 

@@ -32,7 +32,7 @@ class Shelf:
         return service
 
     def remove(self, uid: str) -> None:
-        self.catalog.remove(uid, self.catalog.journal.next_seq(), 0)
+        self.catalog.remove(uid, "did:key:z6Mk", self.catalog.journal.next_seq(), 0)
 
     def turn(self, uid: str, status: str) -> None:
         service = self.catalog.get(uid)

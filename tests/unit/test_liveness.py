@@ -53,7 +53,7 @@ class World:
         if self.full:
             raise OSError("no space left on device")
         self.reaped.append(service.uid)
-        self.catalog.remove(service.uid, self.catalog.journal.next_seq(), self.wall)
+        self.catalog.remove(service.uid, service.origin, self.catalog.journal.next_seq(), self.wall)
 
     def add(self, uid: str, ttl: int = 30, status: str | None = None) -> Service:
         service = Service(uid, "did:key:z6Mk", 1, {"name": uid, "type": "agent", "ttl": ttl})
@@ -310,7 +310,7 @@ async def test_a_stall_or_a_clock_jump_counts_as_ours(world: World) -> None:
 
 async def test_a_removed_service_is_forgotten_and_registered_again_is_judged_once(world: World) -> None:
     world.add("a", ttl=5)
-    world.catalog.remove("a", world.catalog.journal.next_seq(), world.wall)
+    world.catalog.remove("a", "did:key:z6Mk", world.catalog.journal.next_seq(), world.wall)
     again = world.add("a", ttl=5)
     await world.pass_time(4)
     world.beat(again)
