@@ -76,6 +76,63 @@ class IssuedTokenRow(Base):
     checksum: Mapped[int] = mapped_column(BigInteger)
 
 
+class AnchorRow(Base):
+    """A key that an admin trusts, or revoked (`federation.trust.Anchor`). `addresses`: by blanks; `scope`: CBOR;
+    `added`, `revoked`: ms.
+    """
+
+    __tablename__ = "anchors"
+
+    key: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    role: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    addresses: Mapped[str] = mapped_column(Text)
+    depth: Mapped[int] = mapped_column(BigInteger)
+    scope: Mapped[bytes] = mapped_column(LargeBinary)
+    added: Mapped[int] = mapped_column(BigInteger)
+    revoked: Mapped[int | None] = mapped_column(BigInteger)
+    checksum: Mapped[int] = mapped_column(BigInteger)
+
+
+class InviteRow(Base):
+    """An invite that this node gave out, without its secret. `public`: of its one-time key; `joiner`: the node key that
+    it is bound to; `created`, `expires`, `bound`: ms.
+    """
+
+    __tablename__ = "invites"
+
+    id: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    public: Mapped[bytes] = mapped_column(LargeBinary)
+    name: Mapped[str] = mapped_column(Text)
+    created: Mapped[int] = mapped_column(BigInteger)
+    expires: Mapped[int] = mapped_column(BigInteger)
+    joiner: Mapped[bytes | None] = mapped_column(LargeBinary)
+    bound: Mapped[int | None] = mapped_column(BigInteger)
+    checksum: Mapped[int] = mapped_column(BigInteger)
+
+
+class AuditRow(Base):
+    """One link of the audit chain (kosreg/audit.py): the record's bytes and their SHA-256. Only ever added to."""
+
+    __tablename__ = "audit"
+
+    seq: Mapped[int] = mapped_column(_SEQ, primary_key=True, autoincrement=False)
+    record: Mapped[bytes] = mapped_column(LargeBinary)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+    checksum: Mapped[int] = mapped_column(BigInteger)
+
+
+class AliasRow(Base):
+    """Which origin a bare service id means here. `how`: `admin` (an admin said so), or `first` (seen first)."""
+
+    __tablename__ = "aliases"
+
+    uid: Mapped[str] = mapped_column(Text, primary_key=True)
+    origin: Mapped[bytes] = mapped_column(LargeBinary)
+    how: Mapped[str] = mapped_column(Text)
+    checksum: Mapped[int] = mapped_column(BigInteger)
+
+
 class MetaRow(Base):
     """What the store knows of itself: whose it is, its sealed keys, the newest commit number."""
 

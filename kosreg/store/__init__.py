@@ -15,24 +15,31 @@ from kosreg.store.errors import (
 )
 from kosreg.store.rows import (
     COMMIT_SHIFT,
+    Alias,
+    AuditLink,
     Batch,
     Damage,
+    Invite,
     Opened,
     Row,
     StoredEntry,
     StoreStats,
     TokenKey,
     TokenRow,
+    TrustChange,
 )
 from kosreg.store.store import Store
 
 __all__ = [
     "COMMIT_SHIFT",
+    "Alias",
+    "AuditLink",
     "Batch",
     "CannotOpen",
     "Damage",
     "DamagedStore",
     "ForeignStore",
+    "Invite",
     "Opened",
     "Row",
     "SchemaMismatch",
@@ -48,4 +55,5 @@ __all__ = [
     "StoredEntry",
     "TokenKey",
     "TokenRow",
+    "TrustChange",
 ]

@@ -12,12 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, cast
 
-from sqlalchemy import BigInteger, ClauseElement, Delete, Dialect, Insert, Integer, bindparam, delete, select
+from sqlalchemy import BigInteger, ClauseElement, Delete, Dialect, Insert, Integer, bindparam, delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from kosreg.service_model import Base, EntryRow, IssuedTokenRow, MetaRow, SecretRow, TokenKeyRow
+from kosreg.service_model import (
+    AliasRow,
+    AnchorRow,
+    AuditRow,
+    Base,
+    EntryRow,
+    InviteRow,
+    IssuedTokenRow,
+    MetaRow,
+    SecretRow,
+    TokenKeyRow,
+)
 from kosreg.store.errors import StoreError
 
 Values = tuple[object, ...]
@@ -88,7 +99,9 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """`put_…` is insert or replace by key; `drop_…` takes the key; `load` takes `after`, a seq, and `most`, rows."""
+    """`put_…` is insert or replace by key; `add_…` fails where the key is there; `drop_…` takes the key; `load` takes
+    `after`, a seq, and `most`, rows.
+    """
 
     put_entry: Statement
     drop_entry: Statement
@@ -98,6 +111,13 @@ class Statements:
     drop_token_key: Statement
     put_token: Statement
     drop_token: Statement
+    put_anchor: Statement
+    drop_anchor: Statement
+    put_invite: Statement
+    drop_invite: Statement
+    add_audit: Statement
+    put_alias: Statement
+    drop_alias: Statement
     put_meta: Statement
     load: Statement
 
@@ -109,15 +129,27 @@ class Statements:
             "secret": (SecretRow, ("service_id",)),
             "token_key": (TokenKeyRow, ("kid",)),
             "token": (IssuedTokenRow, ("jti",)),
+            "anchor": (AnchorRow, ("key",)),
+            "invite": (InviteRow, ("id",)),
+            "audit": (AuditRow, ("seq",)),
+            "alias": (AliasRow, ("uid",)),
             "meta": (MetaRow, ("key",)),
         }
         made = {"load": _compile(dialect, EntryRow, _load())}
         for field in fields(cls):
             verb, _, what = field.name.partition("_")
-            if verb in ("put", "drop"):
-                table, key = keys[what]
-                clause = _upsert(dialect, table, key) if verb == "put" else _delete(table, key)
-                made[field.name] = _compile(dialect, table, clause)
+            if verb == "load":
+                continue
+            table, key = keys[what]
+            clause: ClauseElement
+            match verb:
+                case "put":
+                    clause = _upsert(dialect, table, key)
+                case "add":
+                    clause = insert(table)
+                case _:
+                    clause = _delete(table, key)
+            made[field.name] = _compile(dialect, table, clause)
         return cls(**made)
 
 
@@ -134,8 +166,8 @@ def _load() -> ClauseElement:
 
 
 def _upsert(dialect: Dialect, table: type[Base], key: Sequence[str]) -> Insert:
-    insert: Callable[[type[Base]], Any] = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
-    row = insert(table)
+    make: Callable[[type[Base]], Any] = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
+    row = make(table)
     rest = {c.name: row.excluded[c.name] for c in table.__table__.columns if c.name not in key}
     statement: Insert = row.on_conflict_do_update(index_elements=list(key), set_=rest)
     return statement

@@ -7,10 +7,11 @@ gets `seq = batch.seq + i`.
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from crdt.entry import Entry, Key
+    from federation.trust import Anchor
 
 COMMIT_SHIFT = 24  # seq = commit number << 24 | row of the group
 
@@ -82,6 +83,50 @@ class TokenKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Invite:
+    """An invite that this node gave out. `id`: 16 bytes; `public`: of its one-time key; `name`: what the joiner is to
+    be called here, "" for its own name; `joiner`: the node key that it is bound to; times: ms since 1970.
+    """
+
+    id: bytes
+    public: bytes
+    name: str
+    created: int
+    expires: int
+    joiner: bytes | None = None
+    bound: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLink:
+    """One link of the audit chain: the record as it was hashed, and its SHA-256."""
+
+    seq: int
+    record: bytes
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Which origin a bare service id means here. `how`: an admin said so, or it was seen first."""
+
+    uid: str
+    origin: bytes
+    how: Literal["admin", "first"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrustChange:
+    """One change of trust, kept whole or not at all."""
+
+    anchors: "Sequence[Anchor]" = ()
+    dropped: Sequence[bytes] = ()  # keys of anchors
+    invites: Sequence[Invite] = ()
+    expired: Sequence[bytes] = ()  # ids of invites
+    audit: Sequence[AuditLink] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """How the schema came to be, for the log: `how` is "created", "migrated" (from `previous`) or "current".
 
@@ -140,3 +185,8 @@ def entry_is_sound(row: Sequence[Any]) -> bool:
 def row_checksum(values: Iterable[object]) -> int:
     """CRC-32 of the small tables' rows: all columns in the order of the table."""
     return zlib.crc32(repr(tuple(values)).encode())
+
+
+def row_name(key: object) -> str:
+    """The key of a small table's row, for people."""
+    return key.hex() if isinstance(key, bytes) else str(key)

@@ -34,9 +34,11 @@ from kosreg.store.rows import (
     TokenRow,
     entry_is_sound,
     row_checksum,
+    row_name,
 )
 from kosreg.store.schema import HEAD, upgrade, version_of
 from kosreg.store.sqlite import SQLite, path_of
+from kosreg.store.trust_tables import AUDIT_HEAD, TrustTables
 from kosreg.store.verify import Verifier
 from kosreg.store.writer import LAST_COMMIT, Writer, meta_values, secret_op, with_checksum
 
@@ -50,7 +52,7 @@ def _nobody(_batches: list[Batch]) -> None:
     pass
 
 
-class Store:
+class Store(TrustTables):
     """An open store. Made by `open`; every method runs in the loop that opened it.
 
     origin: 32 bytes, whose it is. version_key: 16 bytes, made once with the store. opened: how the schema came to be.
@@ -274,7 +276,7 @@ class Store:
 
     async def set_meta(self, key: str, value: bytes) -> None:
         """`key` must not be one of the store's own."""
-        if key in (_ORIGIN, _STORE_KEY, _VERSION_KEY, LAST_COMMIT):
+        if key in (_ORIGIN, _STORE_KEY, _VERSION_KEY, LAST_COMMIT, AUDIT_HEAD):
             raise ValueError(f"{key} is the store's own")
         await self._submit(None, [Op(self._statements.put_meta, [meta_values(key, value)])], 1, 400 + len(value))
 
@@ -301,7 +303,9 @@ class Store:
         """All rows of a small table, without their checksum. Raises DamagedStore."""
         rows = await self._read(select(*table.__table__.columns))
         return [
-            tuple(row[:-1]) for row in rows if self._sound(table.__tablename__, str(row[0]), row[-1], tuple(row[:-1]))
+            tuple(row[:-1])
+            for row in rows
+            if self._sound(table.__tablename__, row_name(row[0]), row[-1], tuple(row[:-1]))
         ]
 
     def _sound(self, table: str, key: str, checksum: int, values: tuple[Any, ...]) -> bool:

@@ -7,16 +7,29 @@ every row, the seal of every secret and key.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 
-from kosreg.service_model import Base, EntryRow, IssuedTokenRow, MetaRow, SecretRow, TokenKeyRow
+from kosreg.service_model import (
+    AliasRow,
+    AnchorRow,
+    AuditRow,
+    Base,
+    EntryRow,
+    InviteRow,
+    IssuedTokenRow,
+    MetaRow,
+    SecretRow,
+    TokenKeyRow,
+)
 from kosreg.store.dialect import Backend
 from kosreg.store.errors import DamagedStore
-from kosreg.store.rows import Damage, entry_is_sound, row_checksum
+from kosreg.store.rows import Damage, entry_is_sound, row_checksum, row_name
 
 _CHUNK = 1_000  # entries
+_SMALL: Final = (SecretRow, TokenKeyRow, IssuedTokenRow, AnchorRow, InviteRow, AuditRow, AliasRow, MetaRow)
+_SEALED: Final[dict[type[Base], int]] = {SecretRow: 1, TokenKeyRow: 1}  # which column is
 
 
 class Verifier:
@@ -33,9 +46,9 @@ class Verifier:
             self._found.extend(Damage("file", "", fault) for fault in await self._backend.integrity())
         with self._noting("entries", "those that follow"):
             await self._entries()
-        for table, sealed in ((SecretRow, 1), (TokenKeyRow, 1), (IssuedTokenRow, None), (MetaRow, None)):
+        for table in _SMALL:
             with self._noting(table.__tablename__, "those that follow"):
-                await self._small(table, sealed)
+                await self._small(table, _SEALED.get(table))
         return self._found
 
     @contextmanager
@@ -64,9 +77,9 @@ class Verifier:
         for row in await self._read(select(table.__table__)):
             values = tuple(row)
             if row_checksum(values[:-1]) != values[-1]:
-                self._found.append(Damage(table.__tablename__, str(values[0]), "not as it was written"))
+                self._found.append(Damage(table.__tablename__, row_name(values[0]), "not as it was written"))
             elif sealed is not None:
-                with self._noting(table.__tablename__, str(values[0])):
+                with self._noting(table.__tablename__, row_name(values[0])):
                     self._unseal(values[sealed])
 
     async def _read(self, query: Any) -> Any:

@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from kosreg.store import DamagedStore, SchemaMismatch, StoredEntry, StoreError, TokenKey, TokenRow
+from federation.trust import Anchor, Role
+from kosreg.store import (
+    Alias,
+    AuditLink,
+    DamagedStore,
+    Invite,
+    SchemaMismatch,
+    StoredEntry,
+    StoreError,
+    TokenKey,
+    TokenRow,
+    TrustChange,
+)
 from tests.integration.store.kit import batch, entry, everything, open_store, opened
 
 PAGE = 4096
@@ -27,6 +39,10 @@ class Content:
     secrets: dict[str, bytes]
     version_key: bytes
     note: bytes | None
+    anchors: list[Anchor]
+    invites: list[Invite]
+    aliases: dict[str, Alias]
+    audit_head: tuple[int, bytes] | None
 
 
 async def content(folder: Path) -> Content:
@@ -39,6 +55,10 @@ async def content(folder: Path) -> Content:
             {name: store.unseal(sealed) for name, sealed in (await store.secrets()).items()},
             store.version_key,
             await store.get_meta("note"),
+            await store.anchors(),
+            await store.invites(),
+            await store.aliases(),
+            await store.audit_head(),
         )
 
 
@@ -54,6 +74,10 @@ async def fill(folder: Path, *, crashed: bool) -> Content:
     await store.revoke_token("j1", 7)
     await store.add_token_key(TokenKey("k1", store.seal(b"seed"), 5))
     await store.put_secret("s1", store.seal(b"hunter2"))
+    anchor = Anchor(b"p" * 32, Role.PEER, "peer", ("a.example:7481",))
+    invite, link = Invite(b"i" * 16, b"P" * 32, "", 1, 2), AuditLink(1, b"record", b"h" * 32)
+    await store.write_trust(TrustChange([anchor], invites=[invite], audit=[link]))
+    await store.put_alias("s1", b"p" * 32, "first")
     await store.set_meta("note", b"x" * 50)
     if not crashed:
         await store.close()

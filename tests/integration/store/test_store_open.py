@@ -84,20 +84,21 @@ async def test_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 async def test_older_schema_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second step is put beside the first, as the next release will: what was kept is kept."""
+    """A step is put beside those that there are, as the next release will: what was kept is kept."""
     async with opened(tmp_path) as store:
         await store.commit(batch(entry("a")))
     steps = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, steps)
-    (steps / "versions" / "0002_next.py").write_text(
+    (steps / "versions" / "9000_next.py").write_text(
         "import sqlalchemy as sa\nfrom alembic import op\n\n"
-        "revision = '0002'\ndown_revision = '0001'\n\n"
+        f"revision = '9000'\ndown_revision = '{schema.HEAD}'\n\n"
         "def upgrade():\n    op.add_column('tokens', sa.Column('more', sa.Text()))\n"
     )
     monkeypatch.setattr(schema, "MIGRATIONS", steps)
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    before = schema.HEAD
+    monkeypatch.setattr(schema, "HEAD", "9000")
     async with opened(tmp_path) as store:
-        assert (store.opened.how, store.opened.previous, store.opened.version) == ("migrated", "0001", "0002")
+        assert (store.opened.how, store.opened.previous, store.opened.version) == ("migrated", before, "9000")
         assert [row.id for row in await everything(store)] == [entry("a").id]
 
 
@@ -106,14 +107,14 @@ async def test_step_that_fails_leaves_the_schema_as_it_was(tmp_path: Path, monke
         await store.commit(batch(entry("a")))
     steps = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, steps)
-    (steps / "versions" / "0002_next.py").write_text(
-        "from alembic import op\n\nrevision = '0002'\ndown_revision = '0001'\n\n"
+    (steps / "versions" / "9000_next.py").write_text(
+        f"from alembic import op\n\nrevision = '9000'\ndown_revision = '{schema.HEAD}'\n\n"
         "def upgrade():\n    op.execute('CREATE TABLE half (a)')\n    op.execute('DELETE FROM entries')\n"
         "    op.execute('no SQL at all')\n"
     )
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", steps)
-        patch.setattr(schema, "HEAD", "0002")
+        patch.setattr(schema, "HEAD", "9000")
         with pytest.raises(StoreError):
             await open_store(tmp_path)
     async with opened(tmp_path) as store:

@@ -12,7 +12,18 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.schema import CreateTable
 
-from kosreg.service_model import Base, EntryRow, IssuedTokenRow, MetaRow, SecretRow, TokenKeyRow
+from kosreg.service_model import (
+    AliasRow,
+    AnchorRow,
+    AuditRow,
+    Base,
+    EntryRow,
+    InviteRow,
+    IssuedTokenRow,
+    MetaRow,
+    SecretRow,
+    TokenKeyRow,
+)
 from kosreg.store import schema
 from kosreg.store.dialect import Statements
 
@@ -55,10 +66,15 @@ def test_rows_are_in_the_order_of_the_tables(dialect: Dialect) -> None:
         (made.put_secret, SecretRow),
         (made.put_token_key, TokenKeyRow),
         (made.put_token, IssuedTokenRow),
+        (made.put_anchor, AnchorRow),
+        (made.put_invite, InviteRow),
+        (made.put_alias, AliasRow),
         (made.put_meta, MetaRow),
     ):
         assert put.columns == tuple(column.name for column in table.__table__.columns)
         assert "ON CONFLICT" in put.sql
+    assert made.add_audit.columns == tuple(column.name for column in AuditRow.__table__.columns)
+    assert "ON CONFLICT" not in made.add_audit.sql
     assert made.drop_entry.columns == ("k_origin", "k_kind", "k_name", "k_cls", "k_root")
     assert made.drop_token.columns == ("k_jti",)
     assert set(made.load.row(after=1, most=2)) >= {1, 2}
