@@ -62,7 +62,6 @@ class Federation:
         self.peer_node: PeerNode
         self.membership = Membership(trust, sync, store, wall_ms)
         self.redeem: Callable[[Redeem], Awaitable[Welcome | Denied]] = _no_invites
-        self.on_trust_changed: Callable[[], None] = _nothing
         self._wall_ms = wall_ms
         self._settings = settings
         self._name = name
@@ -92,6 +91,7 @@ class Federation:
         self.peer_node.on_event = _log_event
         self.peer_node.on_alert = _log_alert
         self.sync.on_merged = self._merged
+        self.sync.shows = admitting(self.trust, self._wall_ms)
 
     async def start(self) -> None:
         """Listen and dial. Raises OSError where the address is taken."""
@@ -145,7 +145,7 @@ class Federation:
 
     def _look(self) -> None:
         self._seen = self.trust.version
-        self.on_trust_changed()
+        self.sync.reshowing.trust_changed()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_at_membership(), name="membership")
 
@@ -171,10 +171,6 @@ async def _next_incarnation(store: Store, now_ms: int) -> int:
     incarnation = max(now_ms // 1000, last + 1)
     await store.set_meta(INCARNATION, incarnation.to_bytes(8, "big"))
     return incarnation
-
-
-def _nothing() -> None:
-    pass
 
 
 async def _no_invites(asked: Redeem) -> Welcome | Denied:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from crdt.entry import Entry
 from federation.connections import LinkEvent
 from federation.effects import Effect, Lane, Send, Store, Verify
 from federation.envelope import Message
@@ -82,6 +83,9 @@ class EchoMesh:
 
     def verified(self, asked: Verify, verdicts: list[bool]) -> None:
         raise AssertionError("it asked for nothing")
+
+    def failed(self, entries: Iterable[Entry]) -> None:
+        raise AssertionError("all commits are good here")
 
     def backlog(self, peer: bytes) -> int:
         return self.waiting
