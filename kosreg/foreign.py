@@ -113,7 +113,7 @@ def service_of(entry: Entry, origin: str, seq: int = 0) -> ForeignService | None
         return None
 
 
-def show_status(service: ForeignService, entry: Entry | None) -> None:
+def set_status(service: ForeignService, entry: Entry | None) -> None:
     """Set the status of `service` to what the `status` entry of its node says: active where there is none, or where it
     says nothing that can be read."""
     service.declared, service.reason, service.since = "active", None, 0

@@ -25,12 +25,13 @@ import structlog
 
 from crdt.entry import Class, Entry, EntryError
 from federation.cose import fact_of
-from federation.identity import did_of
+from federation.identity import did_of, parse_did
 from federation.replica import Alert, Changed, Persist, Replica, Statement
 from kosreg.catalog import Catalog
-from kosreg.foreign import did, service_of, show_status
+from kosreg.foreign import did, service_of, set_status
 from kosreg.liveness import restore, status_body
 from kosreg.loading import SHOWN_KINDS, load
+from kosreg.reshowing import Reshowing
 from kosreg.service import ForeignService, Service
 from kosreg.store import Batch, Row, Store, StoreBusy, StoreError
 
@@ -100,6 +101,7 @@ class RegistrySync:
         self._busy: dict[str, Write] = {}  # by service
         self._arriving: list[Arrival] = []  # two at most
         self._entrance = asyncio.Lock()  # of the arrivals, one caller at a time
+        self.reshowing = Reshowing(self)
         store.on_commit = self._committed
         store.on_failure = self._failed
 
@@ -124,6 +126,10 @@ class RegistrySync:
                 if statement.cls == Class.INTERNAL:
                     statement.root = self.root
         return self.replica.put(statements, self.wall_ms())
+
+    def in_place(self, entry: Entry) -> bool:
+        """Whether an own internal entry is in the federation that internal means now; true of the other classes."""
+        return entry.cls != Class.INTERNAL or entry.root == self.root
 
     def refusal(self, statement: Statement) -> EntryError:
         """Why `statement`, which has no JSON form, cannot be signed."""
@@ -342,10 +348,14 @@ class RegistrySync:
                     self.on_adopted(service)
                 return
         if isinstance(held, ForeignService):
-            before = held.status
-            show_status(held, self.replica.map.view(origin, "status", uid, at))
-            if held.status != before:
-                self.catalog.moved(held, before, at, seq)
+            self.show_status(held, at, seq)
+
+    def show_status(self, service: ForeignService, at: int, seq: int | None) -> None:
+        """Show the status that the node of `service` says now (`at`), as the change `seq`, or the next."""
+        before = service.status
+        set_status(service, self.replica.map.view(parse_did(service.origin), "status", service.uid, at))
+        if service.status != before:
+            self.catalog.moved(service, before, at, seq)
 
     def service_of(self, entry: Entry, now_ms: int, seq: int) -> Service | None:
         """The service that `entry` says, with its status as an entry has it; None where it may not or cannot be
@@ -363,7 +373,7 @@ class RegistrySync:
             self.not_shown += 1
             return None
         if status is not None:
-            show_status(foreign, status)
+            set_status(foreign, status)
         return foreign
 
     # -- status entries ------------------------------------------------------------------------------------------
@@ -378,7 +388,8 @@ class RegistrySync:
         held = self.replica.view("status", uid, self.wall_ms())
         if body is None and held is None:
             return None
-        if body is not None and held is not None and held.cls == service.cls and fact_of(held).body == body:
+        same_class = held is not None and held.cls == service.cls and self.in_place(held)
+        if body is not None and held is not None and same_class and fact_of(held).body == body:
             return None
         try:
             future = self.commit(uid, self.sign([Statement("status", uid, service.cls, body)]))
@@ -405,12 +416,8 @@ class RegistrySync:
         return True
 
     def lapse(self, since: int) -> int:
-        """Show no more what nobody renewed since `since` (ms); the time it looked at. Own entries stay in the store."""
-        now = self.wall_ms()
-        for change in self.replica.lapse(since, now):
-            if change.kind == "service" and change.after is None:
-                self.catalog.remove(change.name, did(change.origin), self.catalog.journal.next_seq(), now)
-        return now
+        """Show no more what nobody renewed since `since` (ms); the time it looked at."""
+        return self.reshowing.lapse(since)
 
 
 def _slices(persist: Persist) -> Iterator[Persist]:

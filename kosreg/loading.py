@@ -3,7 +3,8 @@
 The journal is rebuilt from the rows as far as they tell, so that watchers go on over a restart where they were. Where a
 row cannot tell what was shown before it, its change says so (`before_known`), and whoever cannot do without starts from
 the present state. Changes that never were a row (an alias, a change of trust) are noted once in each run, before the
-first of them is shown (`RegistrySync.without_rows`): after it, everybody starts from the present state.
+first of them is shown (`reshowing`): after it, everybody starts from the present state. What lapsed while nobody
+looked is told now.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from crdt.entry import Entry
+from crdt.entry import MAX_LIFE_MS, Entry
 from federation.cose import decode_entry, restore_entry
 from kosreg.foreign import did
 from kosreg.journal import KEPT, Change, Event
 from kosreg.names import Claims
+from kosreg.reshowing import NOTE
 from kosreg.service import Service
 from kosreg.store import StoredEntry
 
@@ -61,6 +63,10 @@ async def load(sync: RegistrySync, *, clean: bool) -> int:
         await _lose(sync, min(unsure, default=max(read.seqs.values(), default=0)) + 1)
     journal.lost = [range(*pair) for pair in await _lost(sync)]
     journal.head = max(journal.head, sync.store.first_seq)
+    if await sync.store.get_meta(NOTE) == b"1":
+        journal.floor = journal.head
+        await sync.store.set_meta(NOTE, b"0")
+    _tell_lapsed(sync)
     return read.count
 
 
@@ -156,6 +162,22 @@ def _load_change(sync: RegistrySync, seq: int, stored: StoredEntry) -> None:
             before = sync.service_of(old, at, seq)
             known = before is not None
     journal.add(Change(seq, at, event, entry.name, before, after, "", told, known, since))
+
+
+def _tell_lapsed(sync: RegistrySync) -> None:
+    """What was shown when the last run ended, and has lapsed since. (What lapsed before that is told once more.)"""
+    now = sync.wall_ms()
+    journal = sync.catalog.journal
+    for entry in sync.replica.map:
+        if entry.kind != "service" or not entry.live or not now - MAX_LIFE_MS < entry.valid_until <= now:
+            continue
+        after = sync.catalog.get(entry.name)
+        if after is not None and after.origin == did(entry.origin):
+            continue  # in another class it lives on
+        before = None if after is not None else sync.service_of(entry, entry.valid_until - 1, 0)
+        event: Event = "deregistered" if after is None else "updated"
+        told = "" if after is None else after.status
+        journal.add(Change(journal.next_seq(), now, event, entry.name, before, after, "", told, before is not None))
 
 
 def shown_seq(entry: Entry, stored: StoredEntry) -> int:

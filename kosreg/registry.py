@@ -19,22 +19,25 @@ import uuid_utils
 from crdt.entry import Class, Entry, EntryError
 from federation import jws
 from federation.cose import fact_of
-from federation.identity import parse_did
+from federation.identity import DidError, parse_did
 from federation.replica import Statement
 from kosreg.auth import Caller, covers
 from kosreg.catalog import Catalog
-from kosreg.explain import candidate, hidden_from, replaced, shown_because, told
+from kosreg.explain import candidate, claims_on, hidden_from, named_by, replaced, shown_because, told
+from kosreg.foreign import did
 from kosreg.journal import Change
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.listing import Listing, Listings, plain_key
 from kosreg.liveness import Liveness, status_body
+from kosreg.owner_proof import ProofError, check_proof
 from kosreg.problems import Problem
 from kosreg.query import Filter, Query, make_cursor
-from kosreg.record import CLASS_OF, Body, body_of, dated, merge_patch, shown
+from kosreg.record import CLASS_OF, Body, body_of, dated, merge_patch, proof_text, shown
 from kosreg.schemas.service_schema import READ_ONLY, ServiceIn, check_record, parse_record
 from kosreg.service import Service
 from kosreg.store import StoreBusy, StoreError, StoreFull
 from kosreg.times import rfc3339
+from kosreg.verification import Admits, nobody
 from kosreg.versions import Versions
 
 ADMIN = "admin"  # the subject of admin.token, and the owner of what the node registers itself
@@ -129,6 +132,8 @@ class Registry:
         self._digests: dict[bytes, str] = {}  # of a body → the id that it registered; the record knows if it still fits
         self._digest_key = os.urandom(32)
         sync.on_adopted = self._adopted
+        self.admits: Admits = nobody  # whom this node believes in what, but for itself
+        self.peer_name: Callable[[bytes], str] = _unnamed  # what the admin calls a peer, "" where it is not known
         self.beats = 0
         self.unchanged = 0
 
@@ -167,9 +172,9 @@ class Registry:
                 raise ambiguous(uid, claims)
         raise not_found(uid)
 
-    def shows(self, caller: Caller, uid: str) -> bool:
-        """Whether `caller` may see the service `uid`."""
-        service = self.catalog.services.get(uid)
+    def shows(self, caller: Caller, uid: str, origin: str) -> bool:
+        """Whether `caller` may see what the node `origin` (its DID) says under `uid`."""
+        service = self.catalog.claim(uid, origin)
         return service is not None and self.viewer(caller).sees(service)
 
     def _writable(self, caller: Caller, uid: str) -> Service:
@@ -218,6 +223,7 @@ class Registry:
             self.liveness.beat(held, self._monotonic(), self._wall_ms(), status)
             self._remember(held, digest if "id" in record else None, caller)
             return Registered(held, created=False, changed=False)
+        self._check_proof(uid, body, held)
         service = await self._write(uid, cls, body, held, secret, beat=True, status=status)
         # the same text without an id is another service each time: two of a kind may run
         self._remember(service, digest if "id" in record else None, caller)
@@ -250,6 +256,7 @@ class Registry:
             if status is not None:
                 self.liveness.declare(held, status)
             return held
+        self._check_proof(uid, body, held)
         return await self._write(uid, cls, body, held, secret, beat=False, status=status)
 
     async def deregister(self, caller: Caller, uid: str) -> None:
@@ -297,9 +304,19 @@ class Registry:
             )
         return owner
 
+    def _check_proof(self, uid: str, body: Body, held: Service | None) -> None:
+        """Refuse (422) a new `owner_proof` that is not one for this id at this node, now."""
+        raw = body.get("owner_proof")
+        if raw is None or (held is not None and b'"owner_proof":"' + proof_text(raw).encode() + b'"' in held.head):
+            return
+        try:
+            check_proof(raw, uid, self.sync.replica.origin, self._wall_ms())
+        except ProofError as error:
+            raise Problem.invalid([{"pointer": "/owner_proof", "detail": str(error)}]) from None
+
     def _same(self, held: Service, body: Body) -> bool:
         entry = self.sync.replica.view("service", held.uid, self._wall_ms())
-        if entry is None or (entry.cls == Class.INTERNAL and entry.root != self.sync.root):
+        if entry is None or not self.sync.in_place(entry):
             return False
         stored = dict(fact_of(entry).body or {})
         stored.pop("created", None)
@@ -501,17 +518,50 @@ class Registry:
     def explain(self, caller: Caller, uid: str) -> dict[str, Any]:
         """Why `uid` is shown as it is: who signed it, when it came, what it replaced, from whom it is hidden."""
         service = self.get(caller, uid)
+        uid = service.uid
         viewer = self.viewer(caller)
-        story = told(service, self._entry(service))
-        written = ("registered", "updated")
-        changes = reversed(self.catalog.journal.recent())
-        last = next((change for change in changes if change.uid == uid and change.event in written), None)
-        if last is not None and last.before is not None and viewer.sees(last.before):
-            story["replaced"] = replaced(last.before)
+        story = told(service, self._entry(service), self.peer_name)
+        before = self._replaced_by(service)
+        if before is not None and viewer.sees(before):
+            story["replaced"] = replaced(before)
+        claims = self.catalog.contested.get(uid)
+        if claims is not None:
+            seen = [claim for claim in claims.by_origin.values() if viewer.sees(claim)]
+            story["claims"] = claims_on(seen, self.catalog.get(uid), self._wall_ms())
+            story["named_by"] = named_by(claims)
         story["shown_because"] = shown_because(service, caller)
-        if viewer.owns(service):
-            story["hidden_from"] = hidden_from(service)
+        if viewer.admin or viewer.owns(service):
+            story["hidden_from"] = hidden_from(service, self.sync.root)
         return story
+
+    def _replaced_by(self, service: Service) -> Service | None:
+        """What was shown before the record of `service`, as far as the journal remembers."""
+        for change in reversed(self.catalog.journal.recent()):
+            if change.uid == service.uid and change.event in ("registered", "updated"):
+                ours = change.after is not None and change.after.origin == service.origin
+                return change.before if ours else None
+        return None
+
+    async def name(self, caller: Caller, uid: str, origin: str | None) -> dict[str, Any]:
+        """An admin says that the bare id `uid` means the node `origin` (a DID), or (None) takes that back. What the id
+        names then. Raises Problem (403, 404 where there is no such word, 422)."""
+        if not caller.admin:
+            raise Problem.of("forbidden", detail="only an admin says what an id means: ask one, or use ID@ORIGIN")
+        try:
+            if origin is None:
+                if not await self.sync.reshowing.unname(uid):
+                    raise Problem.of(
+                        "not-found", detail=f"no admin has said which node {uid} means: nothing to take back"
+                    )
+            else:
+                await self.sync.reshowing.name(uid, did(parse_did(origin)))
+        except DidError as error:
+            raise Problem.invalid([{"pointer": "/origin", "detail": str(error)}]) from None
+        except StoreError as error:
+            raise store_problem(error) from None
+        service = self.catalog.get(uid)
+        claims = claims_on(self.catalog.claims(uid), service, self._wall_ms())
+        return {"id": uid, "origin": None if service is None else service.origin, "claims": claims}
 
     def _entry(self, service: Service) -> Entry:
         """The entry behind a service."""
@@ -559,6 +609,10 @@ class Registry:
             else:
                 told.append((change, "deregistered", cast(Service, before)))
         return told
+
+
+def _unnamed(_peer: bytes) -> str:
+    return ""
 
 
 def ambiguous(uid: str, claims: Sequence[Service]) -> Problem:

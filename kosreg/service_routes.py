@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import orjson
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from kosreg.api import media
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kosreg.api.node import Node
     from kosreg.registry import Page
 
+EXAMPLE_DID = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
 COSE = "application/cose"
 JOSE = "application/jose+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -102,6 +103,23 @@ class VerdictOut(TypedDict):
     record: NotRequired[dict[str, Any]]
     entry: NotRequired[str]
     deleted: NotRequired[bool]
+
+
+class AliasIn(TypedDict):
+    """Which node a bare id means here."""
+
+    origin: Annotated[str, Field(max_length=128, description="DID of the node.")]
+
+
+class AliasOut(TypedDict):
+    """What the id names now, and who claims it."""
+
+    id: str
+    origin: Annotated[str | None, Field(description="DID of the node whose service is shown; null: nobody's.")]
+    claims: list[dict[str, Any]]
+
+
+ALIAS = TypeAdapter(AliasIn)
 
 
 class ListQuery(TypedDict, total=False):
@@ -233,9 +251,17 @@ async def signed(call: Call) -> Reply:
     return Reply(200, make(call.who, uid), {"Vary": "Accept"}, content_type=form)
 
 
+async def put_alias(call: Call) -> Reply:
+    return Reply(200, await call.app.registry.name(call.who, call.params["id"], parse(ALIAS, call.raw)["origin"]))
+
+
+async def drop_alias(call: Call) -> Reply:
+    return Reply(200, await call.app.registry.name(call.who, call.params["id"], None))
+
+
 async def verify(call: Call) -> Reply:
     registry = call.app.registry
-    verifier = Verifier(registry.sync.replica, partial(registry.shows, call.who))
+    verifier = Verifier(registry.sync.replica, partial(registry.shows, call.who), registry.admits)
     judge = verifier.cose if call.content_type == COSE else verifier.json
     return Reply(200, judge(call.raw, now_ms()))
 
@@ -271,7 +297,8 @@ def service_routes(node: Node) -> list[Route]:
         ),
         Route(
             "GET", "/api/services/{id}", get_service, summary="One service.", scope=READ, path_models=_UID,
-            replies={200: ServiceOut}, problems=("not-found", "out-of-scope"),
+            description="`ID@DID` is what the node DID says under ID. 409: several nodes claim it; see `candidates`.",
+            replies={200: ServiceOut}, problems=("not-found", "out-of-scope", "conflict"),
         ),
         Route(
             "PATCH", "/api/services/{id}", patch_service,
@@ -279,19 +306,19 @@ def service_routes(node: Node) -> list[Route]:
             scope=WRITE, path_models=_UID, body=dict[str, Any], body_types=(*media.OFFERS, MERGE_PATCH),
             body_example={"tags": ["text"], "description": None}, max_body=body,
             replies={200: ServiceOut},
-            problems=("not-found", "forbidden", "out-of-scope", "invalid", "store-full", "unavailable"),
+            problems=("not-found", "forbidden", "out-of-scope", "conflict", "invalid", "store-full", "unavailable"),
         ),
         Route(
             "DELETE", "/api/services/{id}", delete_service, summary="Deregister a service.",
             scope=WRITE, path_models=_UID, replies={204: None},
-            problems=("not-found", "forbidden", "out-of-scope", "store-full", "unavailable"),
+            problems=("not-found", "forbidden", "out-of-scope", "conflict", "store-full", "unavailable"),
         ),
         Route(
             "POST", "/api/services/{id}/heartbeat", heartbeat,
             summary="A heartbeat, with what the service says of itself.",
             scope=WRITE, rate="beats", path_models=_UID, body=BeatIn, body_required=False,
             body_example={"status": "active", "load": 0.2}, max_body=body, replies={200: BeatOut},
-            problems=("not-found", "forbidden", "out-of-scope", "invalid"),
+            problems=("not-found", "forbidden", "out-of-scope", "conflict", "invalid"),
         ),
         Route(
             "POST", "/api/heartbeats", heartbeats, summary="Many heartbeats.",
@@ -300,14 +327,27 @@ def service_routes(node: Node) -> list[Route]:
         ),
         Route(
             "GET", "/api/services/{id}/explain", explain, summary="Why a service is shown as it is.",
-            scope=READ, path_models=_UID, replies={200: dict[str, Any]}, problems=("not-found", "out-of-scope"),
+            scope=READ, path_models=_UID, replies={200: dict[str, Any]},
+            problems=("not-found", "out-of-scope", "conflict"),
+        ),
+        Route(
+            "PUT", "/api/services/{id}/alias", put_alias,
+            summary="Say which node a bare id means here (admins).",
+            description="For an id that several nodes claim. A service of this node under the id goes before.",
+            scope=WRITE, path_models=_UID, body=AliasIn, body_example={"origin": EXAMPLE_DID}, max_body=body,
+            replies={200: AliasOut}, problems=("forbidden", "out-of-scope", "invalid", "store-full", "unavailable"),
+        ),
+        Route(
+            "DELETE", "/api/services/{id}/alias", drop_alias, summary="Take an alias back (admins).",
+            scope=WRITE, path_models=_UID, replies={200: AliasOut},
+            problems=("forbidden", "out-of-scope", "not-found", "store-full", "unavailable"),
         ),
         Route(
             "GET", "/api/services/{id}/signed", signed,
             summary="The signed record: COSE_Sign1 or flattened JWS, by Accept.",
             scope=READ, path_models=_UID, produces=None,
             replies={200: Answer(None, "The signed bytes.", content_types=(COSE, JOSE))},
-            problems=("not-found", "out-of-scope", "not-acceptable"),
+            problems=("not-found", "out-of-scope", "conflict", "not-acceptable"),
         ),
         Route(
             "POST", "/api/services/verify", verify,

@@ -308,6 +308,43 @@ def remove_services(
         raise typer.Exit(Exit.PARTLY if removed else max(exit_code(error) for _, error in failed))
 
 
+@command(
+    app,
+    "alias",
+    example=[
+        "kosreg services alias translator did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK",
+        "kosreg services alias translator --remove",
+    ],
+)
+def alias_service(
+    cli: Cli,
+    service_id: Id,
+    origin: Annotated[
+        str | None, typer.Argument(metavar="DID", show_default=False, help="The node whose service the id is to mean.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take back what was said.")] = False,
+) -> None:
+    """Says which node an id means here, where several nodes claim it. Prints the DID that it means now.
+
+    A service of this node under the id goes before. What several nodes claim, and nobody has settled, is in no list."""
+    if remove == (origin is not None):
+        usage("give the DID of a node, or --remove")
+    if remove:
+        answer = cli.run(_call(cli, "DELETE", service_id, "alias"))
+    else:
+        answer = cli.run(_call(cli, "PUT", service_id, "alias", body={"origin": origin}))
+    if cli.json:
+        cli.answer(answer)
+        return
+    told = json.loads(answer)
+    if told["origin"] is not None:
+        cli.answer(clean(told["origin"]))
+    else:
+        cli.note("it means nobody's service now")
+    for claim in told["claims"]:
+        cli.note(f"claimed by {clean(claim['origin'])}: {claim['state']}")
+
+
 async def _remove(cli: Cli, ids: list[str]) -> tuple[list[str], list[tuple[str, ApiError]]]:
     removed: list[str] = []
     failed: list[tuple[str, ApiError]] = []

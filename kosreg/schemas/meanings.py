@@ -37,7 +37,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "acl": "Who may `read` the record and `call` the service: terms `*`, `sub:NAME` (a subject of this node) or "
         "`sub:NAME@DID`. A term that is not known matches nobody; the owner and admins always may.",
         "cards": "Descriptions of it in other formats, by their names. Kept as they are.",
-        "owner_proof": "A proof that the agent's own key signed, base64url. Kept, and not judged in this release.",
+        "owner_proof": "A proof by the agent's own key that it lives at this node, base64url: its id follows it there.",
         "origin": "DID of the node that signed the record.",
         "klp": "Its address in the federation.",
         "created": "When it was first registered here.",

@@ -15,7 +15,7 @@ KEY, OTHER = NodeKey(b"\x01" * 32), NodeKey(b"\x02" * 32)
 DAY = 24 * 3600 * 1000
 
 
-def sees_all(_uid: str) -> bool:
+def sees_all(_uid: str, _origin: str) -> bool:
     return True
 
 
