@@ -91,6 +91,7 @@ class Link:
         self.since = self._loop.time()
         self._out = {lane: Outbox(most) for lane, most in QUEUE_BYTES.items()}
         self._wake, self._wake_bulk, self._room = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._quiet: asyncio.TimerHandle | None = None  # runs while an envelope has just gone
         self._waiting = 0  # readers that wait for room
         self._over: asyncio.Future[SessionError] = self._loop.create_future()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -139,31 +140,27 @@ class Link:
     async def _write(self) -> None:
         """The main socket: bare frames first, then envelopes, then bulk that has no socket of its own."""
         bare, push, bulk = (self._out[lane] for lane in (Lane.BARE, Lane.PUSH, Lane.BULK))
-        quiet = 0.0  # when the last envelope is long enough ago
-        armed = False  # this will be woken when the next envelope may go
-
-        def due() -> None:
-            nonlocal armed
-            armed = False
-            self._wake.set()
-
         while True:
             await self._wake.wait()
             self._wake.clear()
             while True:
                 if bare:
                     await self.socket.send(bare.take(0)[0])
-                elif push and (push.size >= FLUSH_BYTES or self._loop.time() >= quiet):
+                elif push and (self._quiet is None or push.size >= FLUSH_BYTES):
+                    if self._quiet is not None:
+                        self._quiet.cancel()
+                    self._quiet = self._loop.call_later(FLUSH_S, self._is_quiet)
                     await self.socket.send(self._seal(push.take(FLUSH_BYTES)))
-                    quiet = self._loop.time() + FLUSH_S
                 elif bulk and self._bulk_on_main:
                     await self.socket.send(self._seal(bulk.take(0)))
                     self._owner.bulk_sent(self)
                 else:
                     break
-            if push and not armed:  # a timer may come up to 1 ms early: then it is set once more
-                armed = True
-                self._loop.call_at(quiet, due)
+
+    def _is_quiet(self) -> None:
+        """The last envelope is long enough ago: what came meanwhile goes now, what comes next at once."""
+        self._quiet = None
+        self._wake.set()
 
     async def _write_bulk(self, socket: Socket) -> None:
         bulk = self._out[Lane.BULK]
@@ -225,6 +222,8 @@ class Link:
             return await self._over
         finally:
             self.end("restarting")
+            if self._quiet is not None:
+                self._quiet.cancel()
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
