@@ -179,23 +179,31 @@ class Replica:
 
     def renew(self, entry: Entry, now_ms: int) -> Persist | None:
         """The same fact with the same stamp and a full life from now; None where `entry` is not the newest of its key
-        any more, is a tombstone, or would not live longer."""
+        any more, is a tombstone, or would not live longer.
+
+        What was signed while this node's clock was far ahead, a tombstone too, is said again with a new stamp: nobody
+        takes it as it is, and only a higher stamp takes it out of the way.
+        """
         valid_until = now_ms + max_life_ms(entry.kind)
-        if not entry.live or valid_until <= entry.valid_until or self._current(entry) != entry:
+        ahead = is_far_ahead(entry, now_ms)
+        if not (ahead or (entry.live and valid_until > entry.valid_until)) or self._current(entry) != entry:
             return None
-        renewed = sign_entry(self.key, replace(fact_of(entry), valid_until=valid_until))
+        stamp = self._clock.next(now_ms) if ahead else entry.stamp
+        renewed = sign_entry(self.key, replace(fact_of(entry), stamp=stamp, valid_until=valid_until))
         self._take_off(renewed)
         return Persist((renewed,), now_ms)
 
     def due_for_renewal(self, now_ms: int, start_after: Entry | None = None, limit: int = 1000) -> list[Entry]:
         """Own live entries that have used up their share of life, lapsed ones too: 40 to 60 % of it, by the hash of the
-        name, so that what was registered together is not renewed together. At most `limit`; for the next ones give the
-        last of these as `start_after`."""
+        name, so that what was registered together is not renewed together. And whatever was signed by a clock that was
+        far ahead. At most `limit`; for the next ones give the last of these as `start_after`."""
         last = now_ms + MAX_LIFE_MS * 6 // 10  # beyond it no entry of the usual life is due: most are passed by here
+        ahead = now_ms + MAX_LIFE_MS + CLOCK_TOLERANCE_MS
         due = (
             entry
             for entry in self._map.of(self.origin, start_after)
-            if (entry.valid_until <= last or entry.kind in TRUST_KINDS) and _is_due(entry, now_ms)
+            if (entry.valid_until <= last or entry.valid_until > ahead or entry.kind in TRUST_KINDS)
+            and (_is_due(entry, now_ms) or is_far_ahead(entry, now_ms))
         )
         return list(islice(due, limit))
 
@@ -252,7 +260,7 @@ class Replica:
             return entry
         if not self._admits(entry):
             return self._refuse(Fault.ORIGIN, "this origin is not admitted here", entry)
-        if entry.valid_until > now_ms + max_life_ms(entry.kind) + CLOCK_TOLERANCE_MS:
+        if is_far_ahead(entry, now_ms):
             return self._refuse(Fault.ORIGIN, "valid_until is too far ahead", entry)
         if entry.valid_until < now_ms - CLOCK_TOLERANCE_MS:
             return self._refuse(Fault.ORIGIN, "lapsed more than a day ago", entry)
@@ -431,6 +439,11 @@ def _subject(entry: Entry) -> _Subject:
 def _same_words(one: Entry, other: Entry) -> bool:
     """Whether two entries of one key differ in nothing but valid_until."""
     return replace(fact_of(one), valid_until=0).encode() == replace(fact_of(other), valid_until=0).encode()
+
+
+def is_far_ahead(entry: Entry, now_ms: int) -> bool:
+    """Whether it was signed by a clock that is ahead of `now_ms` by more than is borne with."""
+    return entry.valid_until > now_ms + max_life_ms(entry.kind) + CLOCK_TOLERANCE_MS
 
 
 def _is_due(entry: Entry, now_ms: int) -> bool:

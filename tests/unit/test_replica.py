@@ -8,7 +8,7 @@ import pytest
 from crdt.entry import DAY_MS, MAX_LIFE_MS, MAX_LIFE_TRUST_MS, Class, EntryError
 from federation.cose import fact_of, verify_entry
 from federation.replica import Changed, Damaged, Persist, Statement
-from tests.unit.replicas import BODY, KEY, NOW, ROOT, foreign, say, started
+from tests.unit.replicas import BODY, KEY, NOW, PEER, ROOT, foreign, say, started
 
 
 def test_put_signs_and_shows_nothing_until_it_is_persisted() -> None:
@@ -263,3 +263,25 @@ def test_own_entries_lapse_and_are_never_dropped() -> None:
     persist = replica.renew(entry, NOW + 1000 * DAY_MS)
     assert persist is not None
     assert replica.persisted(persist) == [Changed(KEY.public, "service", "a", None, persist.entries[0])]
+
+
+def test_what_a_clock_far_ahead_signed_is_said_again() -> None:
+    """Nobody takes such an entry, and without a higher stamp it would stand in the way for as long as it lives."""
+    replica, other = started(), started(PEER)
+    far = NOW + 3650 * DAY_MS
+    say(replica, "a", now=far)
+    say(replica, "b", now=far)
+    say(replica, "b", body=None, now=far)
+    say(replica, "c", now=NOW + DAY_MS // 2)  # as far as others bear with
+    due = replica.due_for_renewal(NOW)
+    assert [(entry.name, entry.live) for entry in due] == [("a", True), ("b", False)]
+    for entry in due:
+        assert not any(isinstance(effect, Persist) for effect in other.receive(entry.raw, NOW))
+        persist = replica.renew(entry, NOW)
+        assert persist is not None
+        replica.persisted(persist)
+        (again,) = persist.entries
+        assert (again.stamp > entry.stamp, again.live) == (True, entry.live)
+        assert again.valid_until == NOW + MAX_LIFE_MS
+        assert any(isinstance(effect, Persist) for effect in other.receive(again.raw, NOW))
+    assert replica.due_for_renewal(NOW) == []
