@@ -72,7 +72,7 @@ class Broadcast:
         asked: dict[bytes, list[bytes]] = {}
         done: list[bytes] = []
         for identity, missing in self._missing.items():
-            if missing.due_ms > now_ms:
+            if 0 < missing.due_ms - now_ms <= RETRY_MS:  # later than that it is where the clock was set back
                 continue
             if not missing.peers:
                 done.append(identity)

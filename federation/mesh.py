@@ -179,7 +179,7 @@ class Mesh:
                 number = pair.next_number()
                 effects.append(Send(peer, messages.want(number, ids[: messages.MAX_IDS], graft=True), Lane.PUSH))
         for pair in self.pairs.values():
-            if now_ms >= pair.next_ping_ms:
+            if not 0 < pair.next_ping_ms - now_ms <= PING_MS:  # due, or the clock was set back
                 effects += self._ping(pair, now_ms)
             for tree in pair.reconciler.give_up(now_ms):
                 pair.trees[tree].due = True

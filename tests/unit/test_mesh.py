@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from crdt.entry import Class, Entry, Fact
+from crdt.entry import DAY_MS, Class, Entry, Fact
 from federation import messages
 from federation.cose import sign_entry, verify_entry
 from federation.identity import NodeKey
@@ -352,3 +352,18 @@ def test_digests_agree_at_rest_and_nothing_goes_on() -> None:
     before = net.said.copy()
     net.run(60_000)
     assert {name for name in net.said if net.said[name] != before[name]} == {"ping", "pong"}
+
+
+def test_a_clock_that_is_set_back_stops_nothing() -> None:
+    net = full(2)
+    a, b = net.nodes
+    right = net.now
+    net.now += 10 * 365 * DAY_MS
+    for node in net.nodes:
+        net.do(node, node.mesh.tick(net.now))
+    net.wire.clear()
+    net.now = right
+    a.say("one")
+    net.wire.clear()  # lost: it takes pings, from both sides, and a session to find it
+    net.run(30_000)
+    assert b.names() == {"one"}
