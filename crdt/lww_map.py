@@ -139,6 +139,10 @@ class LWWMap:
                 else:
                     yield held  # type: ignore[misc]  # mypy does not narrow by type()
 
+    def count(self, origin: bytes) -> int:
+        """Of how many (kind, name) something is held that `origin` said."""
+        return sum(map(len, self._held.get(origin, {}).values()))
+
     def digest(self, partition: Partition, cut_ms: int = -1) -> bytes:
         """16 bytes that are equal where two maps hold the same of `partition` with valid_until > cut_ms.
 
@@ -182,6 +186,16 @@ class LWWMap:
             if not kinds:
                 del self._held[origin]
                 del self._origins[origin]
+        self._size -= len(gone)
+        return gone
+
+    def forget(self, origin: bytes) -> list[Entry]:
+        """Drops, and returns, all that is held of `origin`, which must not be the own one: an admin wants it gone."""
+        if origin == self.own:
+            raise ValueError("own entries are never dropped")
+        gone = list(self.of(origin))
+        self._held.pop(origin, None)
+        self._origins.pop(origin, None)
         self._size -= len(gone)
         return gone
 

@@ -28,7 +28,7 @@ LOG_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "detail": "the text of the problem",
         # tokens
         "jti": "the token's id",
-        "subject": "whom a token is about",
+        "subject": "whom a token, or a decision, is about",
         "scopes": "what it allows",
         "exp": "when it expires, seconds since 1970",
         "label": "what it was issued for",
@@ -42,6 +42,8 @@ LOG_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "entries": "how many entries",
         "count": "how many",
         "offline_since": "since when a service is offline, ms since 1970",
+        "actor": "who decided: a token's subject, or a peer",
+        "action": "what was decided",
         "alert": "which kind of alert",
         "text": "the words of an alert",
         "reason": "why",

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Awaitable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from kosreg.api.metrics import Metrics
 from kosreg.api.node import Closable
 from kosreg.api.server import Server
 from kosreg.api.system_routes import system_routes
+from kosreg.audit import Audit
 from kosreg.auth import Auth, Limits
 from kosreg.catalog import Catalog
 from kosreg.config import Settings
@@ -33,6 +35,9 @@ from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
 from kosreg.maintenance import Maintenance
 from kosreg.paths import NODE_KEY
+from kosreg.peer_routes import peer_routes
+from kosreg.peers import Peers
+from kosreg.purging import purge_origin
 from kosreg.registry import ADMIN, Registry
 from kosreg.service_routes import service_routes
 from kosreg.store import ForeignStore, Store
@@ -89,6 +94,8 @@ class Node:
         self.registry: Registry
         self.liveness: Liveness
         self.server: Server
+        self.audit: Audit
+        self.peers: Peers
         self.federation = Federation(key, self.trust, self.sync, store, now_ms, settings.federation, self.name)
 
     # -- start ---------------------------------------------------------------------------------------------------
@@ -117,6 +124,21 @@ class Node:
             gc.enable()
         await self.store.set_meta(CLEAN, b"0")
         await self.federation.load()
+        self.audit = await Audit.open(self.store, self.key.public, now_ms)
+        self.peers = Peers(
+            self.key.public,
+            self.name,
+            self.trust,
+            self.peer_node,
+            self.store,
+            self.audit,
+            self.settings.federation,
+            now_ms,
+            self.federation.trust_changed,
+            partial(purge_origin, self.sync, self.trust),
+        )
+        await self.peers.open()
+        self.federation.redeem = self.peers.redeem
         self.auth = await Auth.open(self.store, self.did, self.settings.tokens.issuers)
         self.auth.on_revoked.append(self._revoked)
         self.liveness = Liveness(
@@ -142,7 +164,7 @@ class Node:
             self.did, {"name": self.name, "type": "node", "version": self.version, "ttl": 0}, ADMIN
         )
         await self.auth.write_admin_token(self.data_dir / "admin.token")
-        self.server = Server(self, [*service_routes(self), *system_routes(self)])
+        self.server = Server(self, [*service_routes(self), *peer_routes(self), *system_routes(self)])
         await self.server.start()
         await self.federation.start()
         self.keep(asyncio.create_task(self.liveness.run(), name="liveness"))

@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from federation.identity import NodeKey
+    from federation.mesh import Mesh
+    from federation.peer_node import PeerNode
+    from federation.replica import Replica
+    from federation.trust import Trust
     from kosreg.api.metrics import Metrics
+    from kosreg.audit import Audit
     from kosreg.auth import Auth, Caller, Limits
     from kosreg.catalog import Catalog
+    from kosreg.klp_registry_sync import RegistrySync
     from kosreg.liveness import Liveness
+    from kosreg.peers import Peers
     from kosreg.registry import Registry
     from kosreg.settings import Settings
     from kosreg.store import Store
@@ -52,6 +59,19 @@ class Node(Protocol):
     store: Store
     metrics: Metrics
     sockets: set[Closable]
+    trust: Trust
+    replica: Replica
+    sync: RegistrySync
+    peers: Peers
+    audit: Audit
+
+    @property
+    def mesh(self) -> Mesh:
+        """What is said to peers and made of what they say."""
+
+    @property
+    def peer_node(self) -> PeerNode:
+        """The links to peers."""
 
     def federated(self) -> dict[str, Any]:
         """Where peers reach it, its federation, and how many peers it has: for `GET /api/node`."""

@@ -1,0 +1,80 @@
+"""A peer as the API shows it: what was decided about its key, its link, and what the two sides hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from federation.identity import did_of
+from federation.peer_node import LinkState
+from federation.trust import MEMBER_SCOPE, Anchor, Role
+from kosreg.peers import fingerprint, scope_told
+from kosreg.times import now_ms, rfc3339
+
+if TYPE_CHECKING:
+    from kosreg.api.node import Node
+
+
+def all_peers(node: Node) -> list[dict[str, Any]]:
+    """All keys about which something was decided, then members of a federation that have a link."""
+    links = {link.peer: link for link in node.peer_node.links()}
+    anchors = sorted(node.trust.anchors().values(), key=lambda anchor: (anchor.added, anchor.key))
+    keys = dict.fromkeys([*(anchor.key for anchor in anchors), *links])
+    return [_view(node, key, node.trust.anchors().get(key), links.get(key)) for key in keys]
+
+
+def peer_view(node: Node, key: bytes) -> dict[str, Any] | None:
+    """One of them; None where nothing is known of `key`."""
+    anchor = node.trust.anchors().get(key)
+    link = next((link for link in node.peer_node.links() if link.peer == key), None)
+    if anchor is None and link is None and not node.trust.roots_of(key, now_ms()):
+        return None
+    return _view(node, key, anchor, link)
+
+
+def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None) -> dict[str, Any]:
+    now = now_ms()
+    roots = sorted(did_of(root) for root in node.trust.roots_of(key, now))
+    known = anchor or Anchor(key, Role.PEER, scope=MEMBER_SCOPE)
+    view: dict[str, Any] = {
+        "did": did_of(key),
+        "name": known.name,
+        "fingerprint": fingerprint(key),
+        "role": "member" if anchor is None else known.role.value,
+        "addresses": list(known.addresses),
+        "depth": known.depth,
+        "scope": scope_told(known.scope),
+        "roots": roots,
+        "held": node.replica.map.count(key),
+    }
+    if anchor is not None:
+        view["added"] = rfc3339(anchor.added)
+        if anchor.revoked is not None:
+            view["revoked"] = rfc3339(anchor.revoked)
+    if link is not None:
+        view["link"] = _link(link)
+    sync = node.mesh.view(key, now)
+    if sync is not None:
+        view["sync"] = {
+            "synced": sync.synced,
+            "lag_ms": sync.lag_ms,
+            "differing": sync.differing,
+            "expected": sync.expected,
+            "received": sync.received,
+            "refused": dict(sync.refused),
+        }
+    return view
+
+
+def _link(link: LinkState) -> dict[str, Any]:
+    return {
+        "state": link.state,
+        "address": link.address,
+        "dialled": link.dialled,
+        "up_ms": link.since_ms,
+        "rtt_ms": None if link.rtt_ms is None else round(link.rtt_ms, 3),
+        "offset_ms": link.offset_ms,
+        "bytes_in": link.bytes_in,
+        "bytes_out": link.bytes_out,
+        "queued": link.queued,
+        "error": link.error,
+    }
