@@ -15,7 +15,7 @@ from federation.closing import SessionError, close_frame
 from federation.envelope import is_bare
 from federation.handshake import ATTEMPT_S, Greeter, first_frame, words
 from federation.link import Link, Owner
-from federation.session import Session
+from federation.session import Hello, Session
 from federation.transport import PENDING_S, DialError, Socket, SocketClosed
 
 QUIET_S: Final = 6.0  # without a byte, though pings go every 5 s: a newer link is the better one
@@ -76,7 +76,9 @@ class Connections:
                     link = await self._serve_bulk(socket, challenge, raw)
                     session = None
                 else:
-                    session = await self._greeter.accept(socket, handshake, raw)
+                    session = await self._greeter.accept(
+                        socket, handshake, raw, lambda hello: self._wants(hello, began)
+                    )
         except SessionError as error:
             self._event("refused", None, socket.address, error)
             await socket.close(None if error.by_peer else close_frame(error.code, error.reason))
@@ -91,7 +93,7 @@ class Connections:
             return
         if session is None:
             await link.wait_over()
-        elif session.hello.welcome is not None:
+        elif session.hello.join is not None:
             await self._after_join(socket)
         else:
             await self._hold(session, socket, began)
@@ -152,7 +154,7 @@ class Connections:
         the attempt did, loop time."""
         socket.trusted()
         old = self.links.get(session.peer)
-        if old is not None and not old.is_over and not _is_better(session, began, old, self._greeter.key.public):
+        if not self._wants(session.hello, began, dialled=session.dialled):
             self._event("refused", session.peer, socket.address, SessionError("duplicate"))
             await socket.close(close_frame("duplicate", "another link to this node is up"))
             return
@@ -170,6 +172,11 @@ class Connections:
         self._holding.add(task)
         task.add_done_callback(self._holding.discard)
         await asyncio.wait((task,))  # who waits may be cancelled: the link goes on
+
+    def _wants(self, hello: Hello, began: float, *, dialled: bool = False) -> bool:
+        """Whether there is no link to that peer, or none as good as a new one would be."""
+        old = self.links.get(hello.peer)
+        return old is None or old.is_over or _is_better(hello, dialled, began, old, self._greeter.key.public)
 
     def _gone(self, link: Link) -> None:
         """Forgets a link that is over. May be called again."""
@@ -192,16 +199,16 @@ class Connections:
         self._party.event(LinkEvent(what, peer, address, why.code, why.reason, why.by_peer))
 
 
-def _is_better(session: Session, began: float, old: Link, own: bytes) -> bool:
+def _is_better(hello: Hello, dialled: bool, began: float, old: Link, own: bytes) -> bool:
     """Whether a new link is to replace `old`, which is up. `began`: when the attempt for it did, loop time.
 
     A newer incarnation of the peer replaces an older. Of two that one side dialled, the newer stays: that side had
     given up the other. Else the one that the lower key dialled, unless `old` is silent, or was up before any attempt
     that can still be under way: then the peer has lost it, and could not say so (a half-open link).
     """
-    before, now = old.session.hello.incarnation, session.hello.incarnation
+    before, now = old.session.hello.incarnation, hello.incarnation
     if before != now:
         return now > before
-    if session.dialled == old.session.dialled or old.silent_for() > QUIET_S or began - old.since > ATTEMPT_S:
+    if dialled == old.session.dialled or old.silent_for() > QUIET_S or began - old.since > ATTEMPT_S:
         return True
-    return session.dialled == (own < session.peer)
+    return dialled == (own < hello.peer)

@@ -19,7 +19,7 @@ from federation.identity import NodeKey, did_of
 from federation.joining import Denied, Join, JoinError, Redeem, Welcome
 from federation.link import FEATURE_BULK
 from federation.replica import Replica
-from federation.session import ClientHandshake, Me, ServerHandshake, Session
+from federation.session import ClientHandshake, Hello, Me, ServerHandshake, Session
 from federation.transport import PENDING_S, DialError, Socket, SocketClosed, dial
 from federation.trust import Role, Trust
 
@@ -65,9 +65,11 @@ class Greeter:
         """The accepting side of one connection; its challenge goes out first."""
         return ServerHandshake(self._me(), self.certificate, os.urandom(32))
 
-    async def accept(self, socket: Socket, handshake: ServerHandshake, raw: bytes) -> Session:
-        """Answers a client's hello. `hello.welcome` is set where it redeemed an invite: that is no link yet. Raises
-        SessionError, SocketClosed."""
+    async def accept(
+        self, socket: Socket, handshake: ServerHandshake, raw: bytes, wants: Callable[[Hello], bool]
+    ) -> Session:
+        """Answers a client's hello. Where it redeemed an invite (`hello.join`), that is no link yet. `wants`:
+        whether a link to that peer is of use. Raises SessionError, SocketClosed."""
         hello = handshake.hello(raw)
         welcome = None
         if hello.join is not None:
@@ -78,6 +80,8 @@ class Greeter:
                 raise SessionError(answer.code, answer.reason)
             welcome = answer
         self._trusted(hello.peer, hello.certs)
+        if welcome is None and not wants(hello):
+            raise SessionError("duplicate", "another link to this node is up")
         frame, session = handshake.answer(welcome)
         await socket.send(frame)
         return session

@@ -19,7 +19,7 @@ from federation.closing import SessionError, close_frame, closed
 from federation.effects import Lane
 from federation.envelope import EnvelopeError, Message, decode_bare, is_bare
 from federation.session import Session
-from federation.transport import Socket, SocketClosed
+from federation.transport import DialError, Socket, SocketClosed
 
 FLUSH_S: Final = 0.005
 FLUSH_BYTES: Final = 64 * 1024
@@ -262,7 +262,7 @@ class Link:
     async def _get_bulk(self, open_bulk: Callable[[], Awaitable[Socket]]) -> None:
         try:
             socket = await open_bulk()
-        except (SessionError, SocketClosed, OSError, TimeoutError):
+        except (SessionError, DialError, SocketClosed, TimeoutError):
             self._no_bulk()
             return
         try:
