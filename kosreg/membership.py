@@ -16,6 +16,7 @@ import structlog
 
 from crdt.entry import Class, Entry
 from federation.cose import fact_of
+from federation.identity import did_of
 from federation.replica import Statement
 from federation.trust import Trust
 from kosreg.klp_registry_sync import RegistrySync
@@ -52,7 +53,7 @@ class Membership:
                 root = min(roots)
                 await self._store.set_meta(ROOT, root)
                 self.root = self._sync.root = root
-                log.info("federation", root=root.hex())
+                log.info("federation", root=did_of(root))
             if self.root is not None:
                 await self._move(self.root)
 
