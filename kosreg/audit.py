@@ -90,6 +90,11 @@ class Audit:
         log.info("trust decision", actor=actor, action=action, subject=subject, detail=dict(detail))
         return record
 
+    async def page(self, after: int, most: int) -> tuple[list[AuditLink], tuple[int, bytes] | None]:
+        """Links with a number above `after`, and the note of the newest: both of one moment. Raises StoreError."""
+        async with self._turn:
+            return await self._store.audit(after=after, most=most), await self._store.audit_head()
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:

@@ -44,6 +44,8 @@ LOG_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "offline_since": "since when a service is offline, ms since 1970",
         "actor": "who decided: a token's subject, or a peer",
         "action": "what was decided",
+        "peer": "another node's key",
+        "root": "the root key of a federation",
         "alert": "which kind of alert",
         "text": "the words of an alert",
         "reason": "why",

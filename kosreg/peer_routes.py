@@ -370,10 +370,8 @@ async def give_cert(call: Call) -> Reply:
 
 @_decision
 async def list_audit(call: Call) -> Reply:
-    store = call.app.store
     after, limit = _number(call, "after", 0, 0, 1 << 62), _number(call, "limit", MAX_AUDIT, 1, MAX_AUDIT)
-    head = await store.audit_head()
-    links = await store.audit(after=after, most=limit)
+    links, head = await call.app.audit.page(after, limit)
     body = {
         "node": call.app.did,
         "records": [audit_log.shown(link) for link in links],

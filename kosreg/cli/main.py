@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kosreg.cli import doctor, lab, running, services, status, tokens, transfer, verifying, watching
+from kosreg.cli import audit, doctor, lab, peers, running, services, status, tokens, transfer, verifying, watching
 from kosreg.cli.shared import Cli, group
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 app.add_typer(services.app, name="services")
 app.add_typer(tokens.app, name="token")
+app.add_typer(peers.app, name="peers")
+app.add_typer(audit.app, name="audit")
 app.add_typer(lab.app, name="lab")
 running.add_to(app)
 status.add_to(app)

@@ -274,6 +274,29 @@ async def _(walk: Walk) -> Any:
         await operator.client.close()
 
 
+@judge("GET", "/api/peers")
+@judge("GET", "/api/peers/{did}")
+@judge("DELETE", "/api/peers/{did}")
+@judge("POST", "/api/peers")
+@judge("POST", "/api/peers/{did}/restore")
+@judge("POST", "/api/peers/join")
+@judge("GET", "/api/peers/invites")
+@judge("POST", "/api/peers/invites")
+@judge("POST", "/api/certs")
+@judge("GET", "/api/audit")
+async def _(walk: Walk) -> Any:
+    """Whom the node trusts is for admins alone."""
+    peer = f"/api/peers/{walk.node.did}"
+    for method, path in (
+        ("GET", "/api/peers"), ("GET", peer), ("DELETE", peer), ("POST", f"{peer}/restore"), ("GET", "/api/audit"),
+        ("GET", "/api/peers/invites"), ("POST", "/api/peers/invites"), ("POST", "/api/peers/join"),
+        ("POST", "/api/peers"), ("POST", "/api/certs"),
+    ):  # fmt: skip
+        status, _, body = await walk.eve.see(method, path, {} if method == "POST" else None)
+        assert status == 403, (method, path)
+        assert MARK.encode() not in body
+
+
 def _open_route(path: str) -> None:
     @judge("GET", path)
     async def _(walk: Walk) -> Any:
