@@ -158,10 +158,10 @@ class Writer:
         return len(self.data), self._ranges, self.upper
 
     def restore(self, state: tuple[int, int, bytes]) -> None:
-        """Forgets what was written since, skips too. Only the last range, up to infinity, may follow."""
+        """Forgets what was written since, one range at least, and the skip before it. Only the last range, up to
+        infinity, may follow."""
         size, self._ranges, self.upper = state
         del self.data[size:]
-        self._skipped = None
 
     def _range(self, upper: bytes, mode: int) -> None:
         if self._skipped is not None:

@@ -6,7 +6,8 @@ The goal is a quarter of what Negentropy's JavaScript reference took for this on
 
 `--against COMMAND` has two processes of another implementation do the first row's work in the same run. COMMAND speaks
 the line protocol of Negentropy's `test/`, for instance `--against 'node negentropy/test/js/harness.js'`. Their CPU is
-what the kernel counts from `initiate` to `done` (Linux).
+what the kernel counts from `initiate` to `done` (Linux). Timestamps are in seconds then, in milliseconds else: the
+JavaScript reference reads no number of more than 31 bits.
 """
 
 import argparse
@@ -88,9 +89,7 @@ class Other:
     """A process of another implementation, with its items in it."""
 
     def __init__(self, stack: ExitStack, command: str, keys: list[bytes]) -> None:
-        self._process = stack.enter_context(
-            subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        )
+        self._process = subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         stack.callback(self._process.kill)
         for key in keys:
             self._write(f"item,{int.from_bytes(key[:8], 'big')},{key[8:].hex()}\n")
@@ -191,6 +190,10 @@ def show(table: Table, title: str, run: Run, goal: str = GOAL) -> None:
     )
 
 
+def _sizes(run: Run) -> tuple[int, int, int]:
+    return run.trips, run.client.sent, run.server.sent
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("items", type=int, nargs="?", default=1_000_000)
@@ -202,7 +205,9 @@ def main() -> None:
         table.add_column(name, justify="left" if name in ("", "goal") else "right", no_wrap=name == "")
 
     rng = random.Random(1)
-    keys = sorted({item_key(NOW + rng.randrange(MONTH_MS), rng.randbytes(32)) for _ in range(asked.items)})
+    unit = 1000 if asked.against else 1
+    times = range(NOW // unit, (NOW + MONTH_MS) // unit)
+    keys = sorted({item_key(rng.choice(times), rng.randbytes(32)) for _ in range(asked.items)})
     odd = {key: place % 2 for place, key in enumerate(rng.sample(keys, asked.differences))}
     mine = [key for key in keys if odd.get(key) != 0]
     others = [key for key in keys if odd.get(key) != 1]
@@ -217,7 +222,8 @@ def main() -> None:
         other = against(asked.against, mine, others)
         assert other.found == run.found
         ratio = max(other.client.cpu, other.server.cpu) / max(run.client.cpu, run.server.cpu)
-        show(table, "  the other implementation", other, f"ours takes a {ratio:.0f}th of its CPU")
+        wire = "the same bytes" if _sizes(other) == _sizes(run) else "MISSED: other bytes"
+        show(table, "  the other implementation", other, f"{wire}, {ratio:.0f} × our CPU")
     show(table, "  again", reconcile(ours, theirs))
 
     left, right = by_origin(mine), by_origin(others)

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Generator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypedDict, TypeVar
 
@@ -87,6 +88,34 @@ def test_what_a_cut_message_leaves_out_is_not_taken_for_equal() -> None:
         more, message = finish(initiator.receive(finish(responder.receive(message))[1]))
         found.need.extend(more.need)
     assert set(found.need) == ids_of(held[1:])
+
+
+def test_a_range_is_split_from_32_items_on_below_them_its_ids_are_sent() -> None:
+    keys = sorted(some_keys(32))
+    assert finish(Initiator(OrderedSet(keys[:31])).initiate())[1].startswith(b"\x61\x00\x00\x02\x1f")
+    split = finish(Initiator(OrderedSet(keys)).initiate())[1]
+    assert count_ranges(split) == 16
+    assert split.endswith(b"\x00\x00\x01" + plain_fingerprint(keys[30:]))
+
+
+def test_a_list_is_cut_where_the_reference_cuts_it() -> None:
+    """It takes no further id once version, ids and what came before have more than the frame but 200 bytes."""
+    keys = sorted(some_keys(300))
+    answer = finish(Responder(OrderedSet(keys), limits=Limits(frame=4096)).receive(b"\x61\x00\x00\x02\x00"))[1]
+    count = (4096 - 200 - 1) // 32 + 1
+    ids = b"".join(key[8:] for key in keys[:count])
+    assert ids in answer
+    assert answer.endswith(ids + b"\x00\x00\x01" + plain_fingerprint(keys[count:]))
+
+
+@pytest.mark.parametrize("count", range(32, 37))
+def test_an_answer_has_no_more_ranges_than_a_message_may_have(count: int) -> None:
+    held = OrderedSet(item_key(number, random.Random(number).randbytes(32)) for number in range(1, 60))
+    skip, ask = b"\x02\x00\x00", b"\x02\x00\x02\x00"  # each is one step of time further
+    for ranges in ([ask] * count, [skip, ask] * count, [ask, skip, skip] * count):
+        message = b"\x61" + b"".join(ranges[:count])
+        answer = finish(Responder(held, limits=Limits(ranges=count)).receive(message))[1]
+        assert count_ranges(answer) <= count
 
 
 MAX_VARINT = b"\x81" + b"\xff" * 8 + b"\x7f"
@@ -201,6 +230,8 @@ def test_only_items_above_the_cut_are_compared() -> None:
     assert set(outcome.need) == ids_of(common[800:])
     assert converse(ours, theirs, cut=800 - 1).need == outcome.need
     assert set(converse(ours, theirs, cut=850).need) == ids_of(common[851:])
+    above = OrderedSet(common[500:])  # as if there were nothing below: no range is spent on that
+    assert finish(Initiator(theirs, 499).initiate()) == finish(Initiator(above).initiate())
     for cut in (899, 2**64 - 2, 2**80):
         nothing = converse(ours, theirs, cut=cut)
         assert (nothing.have, nothing.need, len(nothing.messages)) == ([], [], 2)
@@ -237,6 +268,30 @@ def test_an_origin_that_comes_up_in_a_session_is_not_shown_to_a_peer_that_may_no
         assert found.have == []
         needed += found.need
     assert set(needed) == ids_of(keys[0][-100:])
+
+
+def test_a_snapshot_is_cheap_to_ask_and_to_make() -> None:
+    """Few sets are asked one by one; of many, those that hold fewer items are gathered into one."""
+    small, large = ([OrderedSet(some_keys(size, seed)) for seed in range(size, size + 20)] for size in (10, 90))
+    whole = OrderedSet(key for part in small + large for key in part)
+    for inside, outside, kind, weight in (
+        (small, large, OrderedSet, 1),
+        (large, small, Without, 2),
+        (large + small[3:], small[:3], Without, 4),
+        (large[:3], large[3:] + small, Together, 3),
+        (large + small, [], OrderedSet, 1),
+    ):
+        held = finish(snapshot(whole, inside, outside))[1]
+        assert (type(held), held.weight) == (kind, weight)
+        assert digest(held) == plain_fingerprint(key for part in inside for key in part)
+
+
+def test_parts_together_are_cut_into_ranges_of_like_size() -> None:
+    held = Together([OrderedSet(some_keys(size, size)) for size in (6000, 3000, 900, 100)])
+    cuts = held.split(START, INFINITY, 16)
+    sizes = [held.mark(upper).size - held.mark(lower).size for lower, upper in pairwise([START, *cuts, INFINITY])]
+    assert len(sizes) == 16
+    assert 300 < min(sizes) <= max(sizes) < 1000
 
 
 def test_a_pair_compares_what_both_admit_whichever_way_each_side_counts() -> None:
