@@ -94,7 +94,7 @@ def parse_line(text: str) -> InviteLine:
     except (binascii.Error, ValueError):
         raise InviteError(f"the invite is not whole, or was changed ({len(line)} characters): copy it again") from None
     body, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
-    if checksum != _checksum(body):
+    if checksum != _checksum(body) or base64.urlsafe_b64encode(raw).decode().rstrip("=") != digits:
         raise InviteError(f"the invite is not whole, or was changed ({len(line)} characters): copy it again")
     return _line(body)
 

@@ -251,7 +251,7 @@ def list_peers(cli: Cli) -> None:
                 _of(peer, "sync").get("differing"),
                 peer["held"],
                 _reasons(_of(peer, "sync").get("refused")),
-                _of(peer, "link").get("error"),
+                _of(peer, "link").get("error") if _state(peer) != "up" else "",
             ]
             for peer in found
         ),
