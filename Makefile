@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LICENCES := MIT;Apache;BSD;MPL;Mozilla Public;PSF;Python Software Foundation;ISC
 
-.PHONY: help run demo test lint bench docs soak-kill fuzz-api install dev lock clean
+.PHONY: help run demo test lint bench bench-federation docs soak-kill fuzz-api install dev lock clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
@@ -41,6 +41,9 @@ lint: dev               ## ruff, mypy --strict, the import rules, dependencies a
 
 bench: dev              ## our speed beside a bare aiohttp handler, as a table of ratios
 	$(BIN)/python -m tests.bench.node
+
+bench-federation: dev   ## how fast facts travel between nodes, and what that costs
+	$(BIN)/python -m tests.bench.federation
 
 docs: dev               ## write the tables of the documentation anew from the code
 	$(BIN)/python -m docs.generate

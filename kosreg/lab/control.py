@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from kosreg.client.errors import ClientError
 from kosreg.lab.asking import LINE, NAME
+from kosreg.lab.convergence import explain
 from kosreg.lab.errors import LabError
 from kosreg.lab.lab import Lab
 
@@ -41,7 +42,7 @@ async def _drop(lab: Lab, node: str, t: str | None, to: str | None, count: int |
 
 
 async def _differences(lab: Lab) -> list[str]:
-    return [str(difference) for difference in await lab.differences()]
+    return explain(await lab.differences()).splitlines()
 
 
 COMMANDS: Final[dict[str, Callable[..., Any]]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from crdt.entry import Class
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kosreg.lab.node import LabNode
 
 LINES: Final = 40  # of a text that says who differs
+MOST: Final = 10_000  # differences looked for
 
 
 class Part(NamedTuple):
@@ -120,7 +121,7 @@ async def reports(nodes: Sequence[LabNode], cut_ms: int) -> dict[str, Report]:
 
 
 async def differences(
-    nodes: Sequence[LabNode], links: Sequence[tuple[str, str]], cut_ms: int, most: int = LINES
+    nodes: Sequence[LabNode], links: Sequence[tuple[str, str]], cut_ms: int, most: int = MOST
 ) -> list[Difference]:
     """Who differs in what, entry by entry, at most `most`; [] where all agree."""
     names = {node.did: node.name for node in nodes}
@@ -139,10 +140,15 @@ async def differences(
 
 
 def explain(found: Sequence[Difference]) -> str:
-    """A text for people: one line each."""
-    lines = [str(difference) for difference in found[:LINES]]
-    if len(found) >= LINES:
-        lines.append("… and perhaps more")
+    """A text for people: a line for each that differs, where many differ in the same way one for all of them."""
+    alike: dict[Difference, list[Difference]] = {}
+    for difference in found:
+        alike.setdefault(replace(difference, name=""), []).append(difference)
+    lines = []
+    for some in alike.values():
+        lines.append(str(some[0]) + (f" (and {len(some) - 1} more alike)" if len(some) > 1 else ""))
+    if len(lines) > LINES:
+        lines[LINES:] = [f"… and {len(lines) - LINES} more"]
     return "\n".join(lines)
 
 

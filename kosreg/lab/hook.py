@@ -94,10 +94,8 @@ class Hook:
     def attach(self, node: Node) -> None:
         """From now on listen to the lab. `node` runs."""
         self._node = node
-        peer_node: Any = getattr(node, "peer_node", None)
-        if peer_node is not None:
-            peer_node.drop = self._is_dropped
-            peer_node.trace = self._seen
+        node.peer_node.drop = self._is_dropped
+        node.peer_node.trace = self._seen
         self._task = asyncio.create_task(self._listen(), name="lab")
         node.keep(self._task)
 
@@ -185,15 +183,11 @@ class Hook:
         return {"held": held, "admits": [self._admits(*_read(name)) for name in wish.get("ask", ())]}
 
     def _admits(self, origin: bytes, tree: Tree) -> bool:
-        node = self._running()
-        if origin == node.replica.origin:
-            return True
-        trust: Any = getattr(node, "trust", None)
         kind = "node" if tree.trust else "service"
-        return trust is not None and trust.admits(origin, tree.cls, tree.root, kind, time.time_ns() // 1_000_000)
+        return self._running().trust.admits(origin, tree.cls, tree.root, kind, time.time_ns() // 1_000_000)
 
     def _entries(self, wish: Mapping[str, Any]) -> list[list[object]]:
-        """What is held of one partition: kind, name, id, stamp, valid_until, whether it lives."""
+        """What is held of one partition: kind, name, id, stamp, valid_until, whether it lives, bytes."""
         node = self._running()
         origin, tree = _read(wish["partition"])
         cut = int(wish["cut"])
@@ -202,7 +196,7 @@ class Hook:
             for entry in node.replica.map.of(origin)
             if entry.valid_until > cut and (tree_of(entry) or _PRIVATE) == tree
         ]
-        return [[e.kind, e.name, e.id.hex(), e.stamp, e.valid_until, e.live] for e in mine[:LISTED]]
+        return [[e.kind, e.name, e.id.hex(), e.stamp, e.valid_until, e.live, len(e.raw)] for e in mine[:LISTED]]
 
     def _running(self) -> Node:
         if self._node is None:

@@ -40,7 +40,7 @@ class Lab:
     `shape`: who is a neighbour of whom (mesh, ring, line, star, random), or `links`, pairs of node numbers.
     `federations`: a name and the numbers of its members, each; by default all nodes are in one, `lab`; {} for none.
     `settings`: of every daemon, by `table.key`. `direct`: no proxies, so that nothing stands between two nodes when
-    something is measured, and no link can be hurt. `join`: False leaves the nodes strangers to each other. `directory`:
+    something is measured, and no link can be hurt. `join`: False leaves the nodes strangers to each other until `introduce`. `directory`:
     where all is kept, to be made; it is removed at the end unless `keep`.
     """
 
@@ -175,8 +175,11 @@ class Lab:
 
         await _all(one(node) for node in nodes)
         if self._join:
-            blank = [node for node in self.up if node.blank]
-            await _all(self._introduce(node) for node in blank)
+            await self.introduce()
+
+    async def introduce(self) -> None:
+        """Tell each node that runs and knows nobody whom to believe and where its neighbours are."""
+        await _all(self._introduce(node) for node in self.up if node.blank)
 
     async def stop(self, which: Named) -> int:
         """End a node in good order; the exit code."""
@@ -292,7 +295,7 @@ class Lab:
         """The links that are not cut, as names of nodes."""
         return self._pairs if self._direct else [link.nodes for link in self.links if not link.is_cut]
 
-    async def differences(self, most: int = convergence.LINES) -> list[Difference]:
+    async def differences(self, most: int = convergence.MOST) -> list[Difference]:
         """Who differs in what now, among the nodes that run and the links that are open: entry by entry."""
         return await convergence.differences(self.up, self.open_links(), _now_ms(), most)
 

@@ -27,7 +27,7 @@ READY: Final = 60.0  # s to start, on a machine that is busy with many other nod
 NOWHERE: Final = "127.0.0.1:1"
 """What a node says of its address: peers are to come through the lab's proxies, and by no other way."""
 
-State = Literal["down", "up", "frozen"]
+State = Literal["down", "starting", "up", "frozen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,9 @@ class LabNode:
     def state(self) -> State:
         if self._process is None or not self._process.alive:
             return "down"
-        return "frozen" if self._process.frozen else "up"
+        if self._process.frozen:
+            return "frozen"
+        return "starting" if self._client is None else "up"
 
     @property
     def pid(self) -> int:
@@ -98,7 +100,7 @@ class LabNode:
     def api(self) -> Client:
         """A client with the admin's token. A new one after each start. Raises LabError where the node is down."""
         if self._client is None:
-            raise LabError(f"{self.name} is down")
+            raise LabError(f"{self.name} is {self.state}")
         return self._client
 
     async def call(self, method: str, path: str, body: object = None, **more: Any) -> Answer:
@@ -165,7 +167,7 @@ class LabNode:
     async def clock(self, seconds: float) -> None:
         """From now on its wall clock is off by so much, restarts included. 0: right again."""
         self.offset_ms = seconds * 1000
-        if self.state == "up":
+        if self.state != "down":
             await self.hook(clock=self.offset_ms)
 
     def wipe(self, *, everything: bool = False) -> None:
@@ -200,7 +202,7 @@ class LabNode:
         """Write down each message from now on, restarts included, as it is before encryption and after: 256 MiB at
         most a start."""
         self.tracing = on
-        if self.state == "up":
+        if self.state != "down":
             await self.hook(trace=str(self.trace_file) if on else None)
 
     @property
