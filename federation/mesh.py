@@ -19,16 +19,15 @@ from functools import partial
 from typing import Final, Protocol, cast
 
 from crdt.entry import Class, Entry
-from crdt.held_set import HeldSet
 from crdt.reconcile import ReconcileError
 from federation import messages
 from federation.broadcast import Broadcast
 from federation.cose import entry_id, verify_entry
 from federation.effects import Close, Effect, Lane, Send, Store, Verify
-from federation.messages import Entries, Message, Ping, Pong, Round
+from federation.messages import Entries, Message, Ping, Pong
 from federation.pair import Pair, View
 from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, tree_of
-from federation.reconciler import LIMITS, Asked
+from federation.reconciler import LIMITS, Answered, Asked
 from federation.replica import Alert, Fault, Persist, Refused, Replica
 
 PING_MS: Final = 5_000
@@ -176,11 +175,12 @@ class Mesh:
             pair = self.pairs.get(peer)
             ids = [identity for identity in ids if pair is not None and not self._is_known(pair, identity)]
             if pair is not None and ids:
-                number = pair.next_number()
-                effects.append(Send(peer, messages.want(number, ids[: messages.MAX_IDS], graft=True), Lane.PUSH))
+                effects += pair.graft(ids, now_ms)
         for pair in self.pairs.values():
             if not 0 < pair.next_ping_ms - now_ms <= PING_MS:  # due, or the clock was set back
                 effects += self._ping(pair, now_ms)
+            pair.ask_again(now_ms)
+            effects += pair.wants(now_ms)
             for tree in pair.reconciler.give_up(now_ms):
                 pair.trees[tree].due = True
             self._reconcile(pair, now_ms)
@@ -341,7 +341,7 @@ class Mesh:
         """What follows from a message whose entries were all looked at."""
         effects: list[Effect] = []
         if said.answers is not None:
-            pair.answered(said.answers, more=said.more)
+            pair.answered(said.answers, now_ms, more=said.more)
         if not said.news:
             pair.received += len(said.raws)
         for tree in stale if not taken else ():
@@ -425,8 +425,9 @@ class Mesh:
         opening.due = False
         opening.strikes = 0
         holdings = self.replica.holdings
-        held = holdings.among(tree, opening.both)
-        work = pair.reconciler.begin(tree, pair.next_number(), held, holdings.count(tree, opening.both), now_ms)
+        size = holdings.count(tree, opening.both)
+        held = holdings.snapshot(tree, opening.both)
+        work = pair.reconciler.begin(tree, pair.next_number(), held, size, now_ms)
         self._later(pair, self._ask(pair, work, now_ms))
 
     def _ask(self, pair: Pair, work: Asked, now_ms: int) -> _Work:
@@ -446,7 +447,7 @@ class Mesh:
             pair.want(need)
             pair.expected += len(need)
             pair.differing += len(have) + len(need)
-            yield [*pair.wants(), *pair.bulk(now_ms)]
+            yield [*pair.wants(now_ms), *pair.bulk(now_ms)]
 
     def _on_round(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
         said = messages.parse_round(message, LIMITS.message)
@@ -460,15 +461,15 @@ class Mesh:
         if said.asks:
             if not pair.first:
                 pair.expected = max(pair.expected, said.size - size + pair.received)
-            held = holdings.among(said.tree, opening.both)
-            self._later(pair, _answer(pair, said, held, size))
+            held = holdings.snapshot(said.tree, opening.both)
+            self._later(pair, _answer(pair, pair.reconciler.answer(said, held, size)))
         else:
             self._later(pair, self._ask(pair, pair.reconciler.hear(said, size, now_ms), now_ms))
         return []
 
     def _settle(self, pair: Pair, now_ms: int) -> list[Effect]:
         """What comes next for a peer: further questions, further blocks, and the end of sessions that are over."""
-        effects: list[Effect] = [*pair.wants(), *pair.bulk(now_ms)]
+        effects: list[Effect] = [*pair.wants(now_ms), *pair.bulk(now_ms)]
         if not pair.busy():
             for tree, number, complete in pair.reconciler.finished():
                 if complete:
@@ -503,11 +504,19 @@ class Mesh:
         if ours and not differ and ours.keys() == ping.digests.keys() and not pair.busy():
             pair.equal_ms = now_ms
             pair.differing = 0
+        effects: list[Effect] = []
         for tree, opening in pair.trees.items():
-            opening.strikes = opening.strikes + 1 if tree in differ else 0
-            if opening.strikes >= (STRIKES if pair.first else LATE_STRIKES) and not pair.reconciler.is_asking(tree):
-                self._begin(pair, tree, now_ms)
-        return [Send(pair.peer, messages.pong(Pong(ping.number, ping.at, now_ms)), Lane.BARE)]
+            unheard = (tree in ours) != (tree in ping.digests) or (bool(opening.mine) and not opening.known)
+            if tree not in differ and not unheard:
+                opening.strikes = opening.repeats = 0
+                continue
+            opening.strikes += 1
+            if opening.strikes >= (STRIKES if pair.first else LATE_STRIKES):
+                opening.strikes = 0
+                effects += (Send(pair.peer, again, Lane.PUSH) for again in pair.offer_again(tree))
+                if tree in differ and not pair.reconciler.is_asking(tree):
+                    self._begin(pair, tree, now_ms)
+        return [*effects, Send(pair.peer, messages.pong(Pong(ping.number, ping.at, now_ms)), Lane.BARE)]
 
     def _on_pong(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
         pong = messages.parse_pong(message)
@@ -519,8 +528,7 @@ class Mesh:
         return []
 
 
-def _answer(pair: Pair, said: Round, held: HeldSet, size: int) -> _Work:
-    work = pair.reconciler.answer(said, held, size)
+def _answer(pair: Pair, work: Answered) -> _Work:
     while True:
         try:
             next(work)

@@ -16,10 +16,11 @@ from federation import messages
 from federation.effects import Lane, Send
 from federation.messages import Admits, Message, Want
 from federation.partitions import Holdings, Tree, tree_of
-from federation.reconciler import Reconciler
+from federation.reconciler import SILENCE_MS, Reconciler
 
 MAX_ORIGINS: Final = 100_000  # that a peer may name in one tree
 MAX_TREES: Final = messages.MAX_TREES
+MAX_REPEATS: Final = 3
 MAX_WANTS: Final = 16  # of a peer that wait for their answer
 WANTS_AT_ONCE: Final = 2  # of ours that a peer has not answered
 
@@ -27,25 +28,20 @@ WANTS_AT_ONCE: Final = 2  # of ours that a peer has not answered
 @dataclass(slots=True)
 class Opening:
     """One tree between the two. `mine`: what was told to the peer; `theirs`: what it told, complete once `known`;
-    `both`: what is open; `strikes`: pings in a row that found the two sides to differ; `due`: they are to be
-    reconciled."""
+    `both`: what is open; `strikes`: pings in a row that found the two sides to differ; `repeats`: how often `mine` was
+    told again since they last agreed; `due`: they are to be reconciled."""
 
     mine: frozenset[bytes] = frozenset()
     theirs: set[bytes] = field(default_factory=set)
     known: bool = False
     both: frozenset[bytes] = frozenset()
     strikes: int = 0
+    repeats: int = 0
     due: bool = False
 
     def ready(self) -> bool:
         """Whether both sides have said what they take."""
         return self.known and bool(self.both)
-
-    def meet(self) -> bool:
-        """Works out `both` anew; True where something was opened."""
-        before = self.both
-        self.both = self.mine & self.theirs if self.known else frozenset()
-        return not self.both <= before
 
 
 @dataclass(slots=True)
@@ -75,7 +71,8 @@ class Pair:
         self.haves: deque[bytes] = deque()  # ids that the peer lacks
         self.wanted: deque[tuple[int, deque[bytes]]] = deque()  # what it asked for: number, ids
         self.needs: dict[bytes, None] = {}  # ids that we lack and the peer has
-        self.asked: dict[int, int] = {}  # number of a want without an answer: ids
+        self.asked: dict[int, list[bytes]] = {}  # wants without an answer: number, ids
+        self.asked_ms = 0  # when something of that was last asked or answered
         self.reconciler = Reconciler()
         self.room = True  # in the shell's queue for bulk
         self.judging = 0  # entries from this peer that wait to be looked at
@@ -108,8 +105,17 @@ class Pair:
             if now or opening.mine:
                 told += messages.admits(tree, now - opening.mine, opening.mine - now, fresh=not opening.mine)
             opening.mine = now
-            opening.due |= opening.meet()
+            self._meet(tree, opening)
         return told
+
+    def offer_again(self, tree: Tree) -> list[Message]:
+        """Tell the peer in full what this side takes in `tree`: the two differ, and it may be that something of that
+        was lost. A few times only: where the two see their trust differently, nothing helps."""
+        opening = self.trees[tree]
+        if opening.repeats >= MAX_REPEATS:
+            return []
+        opening.repeats += 1
+        return messages.admits(tree, opening.mine, (), fresh=True)
 
     def take_offer(self, said: Admits) -> bool:
         """What the peer takes; False where it is more than may be."""
@@ -124,8 +130,16 @@ class Pair:
         if len(opening.theirs) > MAX_ORIGINS:
             return False
         opening.known |= not said.more
-        opening.due |= opening.meet()
+        self._meet(said.tree, opening)
         return True
+
+    def _meet(self, tree: Tree, opening: Opening) -> None:
+        """What is open may be more now, and is to be reconciled; or less, and then no session may go on over it."""
+        before = opening.both
+        opening.both = opening.mine & opening.theirs if opening.known else frozenset()
+        if not before <= opening.both:
+            self.reconciler.forget(tree)
+        opening.due = opening.due or opening.both != before
 
     def may_hold(self, entry: Entry) -> bool:
         """Whether `entry` may be on both sides: what leaves for this peer, and what comes from it, passes here."""
@@ -165,26 +179,50 @@ class Pair:
         self.wanted.append((want.number, deque(want.ids)))
         return True
 
-    def answered(self, number: int, *, more: bool) -> None:
+    def answered(self, number: int, now_ms: int, *, more: bool) -> None:
         """A want of ours was answered."""
+        self.asked_ms = now_ms
         if not more:
             self.asked.pop(number, None)
+
+    def ask_again(self, now_ms: int) -> None:
+        """Wants that get no answer were lost, or their answers were: they are asked once more."""
+        if self.asked and not 0 <= now_ms - self.asked_ms <= SILENCE_MS:
+            lost, self.asked = self.asked, {}
+            for ids in lost.values():
+                self.want(ids)
 
     def next_number(self) -> int:
         self._number += 1
         return self._number
 
-    def wants(self) -> Iterator[Send]:
+    def graft(self, ids: list[bytes], now_ms: int) -> Iterator[Send]:
+        """Ask for what was announced and did not come, and to be pushed news again. Where many questions are open
+        these ids wait, so that a slow peer is not asked more than it takes."""
+        self.want(ids)
+        while self.needs and len(self.asked) < MAX_WANTS // 2:
+            yield from self._ask(now_ms, graft=True)
+
+    def wants(self, now_ms: int) -> Iterator[Send]:
         """The next questions, as many as may be open at a time."""
         while self.needs and len(self.asked) < WANTS_AT_ONCE:
-            some = [identity for identity, _ in zip(self.needs, range(messages.MAX_IDS), strict=False)]
-            for identity in some:
-                del self.needs[identity]
-            some = [identity for identity in some if identity not in self._holdings.by_id]
-            if some:
-                number = self.next_number()
-                self.asked[number] = len(some)
-                yield Send(self.peer, messages.want(number, some, graft=False), Lane.PUSH)
+            yield from self._ask(now_ms, graft=False)
+
+    def _ask(self, now_ms: int, *, graft: bool) -> Iterator[Send]:
+        some = [identity for identity, _ in zip(self.needs, range(messages.MAX_IDS), strict=False)]
+        for identity in some:
+            del self.needs[identity]
+        some = [identity for identity in some if not self._has(identity)]
+        if some:
+            number = self.next_number()
+            self.asked[number] = some
+            self.asked_ms = now_ms
+            yield Send(self.peer, messages.want(number, some, graft=graft), Lane.PUSH)
+
+    def _has(self, identity: bytes) -> bool:
+        """Whether it is held, as far as the peer may know."""
+        entry = self._holdings.by_id.get(identity)
+        return entry is not None and self.may_hold(entry)
 
     def bulk(self, now_ms: int) -> Iterator[Send]:
         """The next block, where there is room for one: answers first, then what reconciliation found."""

@@ -9,11 +9,11 @@ only the partitions that both have open. No set is kept per pair: fingerprints a
 without some partitions, or some partitions together, whichever are fewer (`crdt.held_set`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Final, NamedTuple
 
 from crdt.entry import TRUST_KINDS, Class, Entry
-from crdt.held_set import HeldSet, Together, Without
+from crdt.held_set import HeldSet, Together, Without, snapshot
 from crdt.ordered_set import OrderedSet, item_key
 
 
@@ -66,6 +66,11 @@ class _Held:
         self.all = OrderedSet()
         self.of: dict[bytes, OrderedSet] = {}
 
+    def parts(self, origins: frozenset[bytes] | set[bytes]) -> tuple[list[OrderedSet], list[OrderedSet]]:
+        """The sets of `origins`, and those of all others."""
+        inside = [some for origin, some in self.of.items() if origin in origins]
+        return inside, [some for origin, some in self.of.items() if origin not in origins]
+
 
 class Holdings:
     """Every entry that may leave, found by id, and in order by tree and origin. Follows the map: `put` and `drop`."""
@@ -117,15 +122,19 @@ class Holdings:
             del held.of[entry.origin]
 
     def among(self, tree: Tree, origins: frozenset[bytes] | set[bytes]) -> HeldSet:
-        """What is held of `tree` by `origins`: follows later changes of what is held, not of who holds something."""
+        """What is held of `tree` by `origins`, to be used at once: an origin that comes up later would be in it."""
         held = self._trees.get(tree)
         if held is None:
             return OrderedSet()
-        inside = [some for origin, some in held.of.items() if origin in origins]
-        if 2 * len(inside) < len(held.of):
+        inside, outside = held.parts(origins)
+        if len(inside) < len(outside):
             return Together(inside)
-        outside = [some for origin, some in held.of.items() if origin not in origins]
         return Without(held.all, outside) if outside else held.all
+
+    def snapshot(self, tree: Tree, origins: frozenset[bytes] | set[bytes]) -> Generator[None, None, HeldSet]:
+        """The same for a whole session: what is held now. Slices, then the set."""
+        held = self._trees.get(tree) or _Held()
+        return snapshot(held.all, *held.parts(origins))
 
     def count(self, tree: Tree, origins: frozenset[bytes] | set[bytes]) -> int:
         """How many entries `among` has."""

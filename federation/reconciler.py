@@ -7,9 +7,10 @@ difference. All work is in slices of about a millisecond (`crdt.reconcile`): a g
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from crdt.held_set import HeldSet
+from crdt.ordered_set import OrderedSet
 from crdt.reconcile import Found, Initiator, Limits, Responder
 from federation.messages import Round
 from federation.partitions import Tree
@@ -17,8 +18,10 @@ from federation.partitions import Tree
 LIMITS: Final = Limits(frame=65_536, message=65_536 + 64, ranges=4_096, rounds=64)
 SILENCE_MS: Final = 30_000  # a session that hears nothing for so long is given up
 
+Holding = Generator[None, None, HeldSet]  # a snapshot that is being made
 Asked = Generator[Found, None, Round | None]
 Answered = Generator[None, None, Round]
+_Result = TypeVar("_Result")
 
 
 @dataclass(slots=True)
@@ -41,16 +44,16 @@ class Reconciler:
         """Whether a session of ours goes on in `tree`."""
         return tree in self._asking
 
-    def begin(self, tree: Tree, number: int, held: HeldSet, size: int, now_ms: int) -> Asked:
-        """Begins session `number`; slices, then the first message."""
-        session = self._asking[tree] = _Session(number, Initiator(held, now_ms, LIMITS), now_ms, now_ms)
-        work = session.initiator.initiate()
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return Round(tree, number, True, session.cut, size, end.value)
-            yield Found([], [])
+    def begin(self, tree: Tree, number: int, holding: Holding, size: int, now_ms: int) -> Asked:
+        """Begins session `number` over what `holding` gives; slices, then the first message."""
+        session = self._asking[tree] = _Session(number, Initiator(OrderedSet(), now_ms, LIMITS), now_ms, now_ms)
+        return self._first(tree, session, holding, size)
+
+    def _first(self, tree: Tree, session: _Session, holding: Holding, size: int) -> Asked:
+        held = yield from _quietly(holding)
+        session.initiator = Initiator(held, session.cut, LIMITS)
+        message = yield from _quietly(session.initiator.initiate())
+        return Round(tree, session.number, True, session.cut, size, message)
 
     def hear(self, heard: Round, size: int, now_ms: int) -> Asked:
         """The answer to a message of ours: slices with what was found, then the next message, or None where there is
@@ -65,13 +68,20 @@ class Reconciler:
             return None
         return Round(heard.tree, session.number, True, session.cut, size, message)
 
-    def answer(self, heard: Round, held: HeldSet, size: int) -> Answered:
-        """The answer to a message of the peer: slices, then the message. Raises ReconcileError."""
+    def answer(self, heard: Round, holding: Holding, size: int) -> Answered:
+        """The answer to a message of the peer, over what `holding` gives where it begins a session: slices, then the
+        message. Raises ReconcileError."""
         known = self._answering.get(heard.tree)
         if known is None or known[0] != heard.session:
+            held = yield from holding
             known = self._answering[heard.tree] = (heard.session, Responder(held, heard.cut, LIMITS))
         message = yield from known[1].receive(heard.message)
         return Round(heard.tree, heard.session, False, heard.cut, size, message)
+
+    def forget(self, tree: Tree) -> None:
+        """End what goes on in `tree`: something of it may not be compared any more."""
+        self._asking.pop(tree, None)
+        self._answering.pop(tree, None)
 
     def finished(self) -> list[tuple[Tree, int, bool]]:
         """Sessions of ours that have asked all: (tree, number, whether all differences were found). Forgets them."""
@@ -93,3 +103,14 @@ class Reconciler:
         """The peer has ended the session that it asked."""
         if self._answering.get(tree, (None,))[0] == number:
             del self._answering[tree]
+
+
+def _quietly(work: "Generator[None, None, _Result]") -> Generator[Found, None, _Result]:
+    """`work`, whose slices find nothing."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+        yield Found([], [])

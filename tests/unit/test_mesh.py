@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 
@@ -301,6 +302,38 @@ def test_ids_outside_of_the_pair_are_as_good_as_unknown() -> None:
             )
         assert seen[0] == seen[1] == seen[2]
         assert seen[0]
+
+
+def test_an_origin_that_comes_up_in_a_session_is_not_shown_by_it() -> None:
+    net = Net(3)
+    asks, answers_, hidden = sorted(net.nodes, key=lambda node: node.key.public)
+    asks.trusts(answers_)
+    answers_.trusts(asks, hidden)
+    for n in range(400):
+        answers_.say(f"open{n}")
+        asks.say(f"mine{n}")
+    ids: set[bytes] = set()
+    seen: list[bytes] = []
+
+    def tap(source: Node, target: Node, message: Message) -> None:
+        if source is not answers_ or message["t"] != "sync.round" or message["tree"] != PUBLIC_FACTS.to_wire():
+            return
+        seen.append(cast(bytes, message["message"]))
+        if len(seen) == 1:  # in the middle of the session
+            for n in range(40):
+                entry = sign_entry(
+                    hidden.key, Fact("service", f"h{n}", NOW << 16, Class.PUBLIC, NOW + LIFE + n, {"name": "h"})
+                )
+                ids.add(entry.id)
+                answers_.take(entry)
+
+    net.tap = tap
+    net.link(asks, answers_)
+    net.run(1000)
+    assert ids
+    assert len(seen) > 1
+    assert not any(identity in message for message in seen for identity in ids)
+    assert len(asks.names()) == 800
 
 
 def test_an_internal_entry_that_an_outsider_sends_is_not_believed() -> None:
