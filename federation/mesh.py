@@ -474,6 +474,7 @@ class Mesh:
             for tree, number, complete in pair.reconciler.finished():
                 if complete:
                     pair.equal_ms = now_ms
+                    pair.differing = 0
                     effects.append(Send(pair.peer, messages.sync_end(tree, number), Lane.BULK))
                 else:
                     pair.trees[tree].due = True  # the rounds ran out: much was found, and the rest is next
@@ -486,6 +487,7 @@ class Mesh:
             return [_malformed(pair, "sync.end")]
         pair.reconciler.ended(tree, number)
         pair.equal_ms = now_ms
+        pair.differing = 0
         return []
 
     # Pings

@@ -39,7 +39,10 @@ def test_what_was_there_before_the_link_is_found(count: int) -> None:
     net.link(a, b)
     net.run(1000)
     assert a.names() == b.names() == {f"{x}{n}" for x in "ab" for n in range(count)}
-    assert all(node.mesh.view(peer.key.public, net.now).synced for node, peer in ((a, b), (b, a)))  # type: ignore[union-attr]
+    for node, peer in ((a, b), (b, a)):
+        view = node.mesh.view(peer.key.public, net.now)
+        assert view is not None
+        assert (view.synced, view.differing) == (True, 0)
 
 
 def test_nothing_is_taken_from_whom_one_does_not_trust() -> None:
