@@ -27,6 +27,7 @@ QUEUE_BYTES: Final = {Lane.BARE: 256 * 1024, Lane.PUSH: 2 << 20, Lane.BULK: 4 <<
 BULK_WAIT_S: Final = 2.0  # for the bulk socket, before bulk goes over the main one
 BULK_PING_S: Final = 20.0  # a bulk socket without a byte is pinged that often by who dialled it
 BULK_SILENT_S: Final = 60.0  # … and given up then
+ASIDE: Final = 64 * 1024  # bytes: what is larger is sealed and opened in another thread (a block takes some 8 ms)
 SLICE_S: Final = 0.002  # of messages taken in before others have their turn
 UNCOMMITTED: Final = 256 * 1024  # bytes of entries from one peer on their way to the disk: no more bulk is read then
 BACKLOG: Final = 1_000  # entries that wait to be judged: the same
@@ -152,7 +153,7 @@ class Link:
                     self._quiet = self._loop.call_later(FLUSH_S, self._is_quiet)
                     await self.socket.send(self._seal(push.take(FLUSH_BYTES)))
                 elif bulk and self._bulk_on_main:
-                    await self.socket.send(self._seal(bulk.take(0)))
+                    await self.socket.send(await self._sealed(bulk.take(0)))
                     self._owner.bulk_sent(self)
                 else:
                     break
@@ -168,8 +169,13 @@ class Link:
             await self._wake_bulk.wait()
             self._wake_bulk.clear()
             while bulk:
-                await socket.send(self._seal(bulk.take(0)))
+                await socket.send(await self._sealed(bulk.take(0)))
                 self._owner.bulk_sent(self)
+
+    async def _sealed(self, messages: list[bytes]) -> bytes:
+        if len(messages[0]) <= ASIDE:
+            return self._seal(messages)
+        return await self._loop.run_in_executor(None, self._seal, messages)
 
     def _seal(self, messages: list[bytes]) -> bytes:
         return self.session.channel.seal(messages, uuid_utils.uuid7().bytes, self._owner.wall_ms())
@@ -181,7 +187,8 @@ class Link:
         began = self._loop.time()
         while True:
             raw = await socket.receive()
-            for message in self._opened(raw):
+            aside = len(raw) > ASIDE and not is_bare(raw)
+            for message in await self._loop.run_in_executor(None, self._opened, raw) if aside else self._opened(raw):
                 self._owner.deliver(self, message)
             while self.uncommitted > share * UNCOMMITTED or self._owner.backlog(self) > share * BACKLOG:
                 self._room.clear()

@@ -230,7 +230,7 @@ class PeerNode:
                     before, raw = effect.message, encode_message(effect.message)
                 link.send(raw, effect.lane)
             elif isinstance(effect, Store):
-                self._go(self._store(effect))
+                self._store(effect)
             elif isinstance(effect, Verify):
                 self._go(self._verify(effect))
             elif isinstance(effect, Close):
@@ -240,16 +240,18 @@ class PeerNode:
         if self.mesh.busy:
             self._busy.set()
 
-    async def _store(self, effect: Store) -> None:
+    def _store(self, effect: Store) -> None:
         link = self._links.get(effect.peer)
         size = sum(len(entry.raw) for entry in effect.persist.entries)
         if link is not None:
-            link.uncommitted += size
+            link.uncommitted += size  # at once: what is read next asks for it
+        self._go(self._stored(effect, link, size))
+
+    async def _stored(self, effect: Store, link: Link | None, size: int) -> None:
         try:
             await self._commit(effect)
-        except Exception:  # the commit says so itself, and has undone it: reconciliation brings it again
+        except Exception:  # whoever commits has said so and undone it: reconciliation brings it again
             self.counts["commit-failed"] += 1
-            self.mesh.failed(effect.persist.entries)
         finally:
             if link is not None:
                 link.uncommitted -= size

@@ -8,8 +8,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from crdt.entry import Class, Fact
 from federation import connections, link, peer_node
-from federation.effects import Lane
+from federation.cose import sign_entry
+from federation.effects import Effect, Lane, Store
+from federation.envelope import Message
+from federation.replica import Persist
 from tests.harness import until
 from tests.integration.federation.nodes import HIGH, LOW, THIRD, EchoMesh, Running, running, wall_ms
 from tests.integration.federation.proxy import Proxy
@@ -298,6 +302,51 @@ async def test_a_queue_that_is_full_drops_and_says_so(monkeypatch: pytest.Monkey
         assert a.mesh.drops == 91
         assert a.node.links()[0].queued < 10_000
         await until(lambda: len(b.mesh.got) == 9)
+
+
+async def test_while_too_much_waits_for_the_disk_no_more_is_read() -> None:
+    disk = asyncio.Event()
+    entry = sign_entry(HIGH, Fact("service", "s", 1, Class.PUBLIC, 2, {"name": "x" * 50_000}))
+
+    async def commit(store: Store) -> None:
+        await disk.wait()
+
+    class Storing(EchoMesh):
+        def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]:
+            super().received(peer, message, now_ms)
+            return [Store(Persist((entry,), now_ms), peer)] if message["t"] == "say" else []
+
+    async with running(LOW) as a, running(HIGH, mesh=Storing(), commit=commit) as b:
+        a.trusts(b)
+        b.trusts(a)
+        a.keeps(b)
+        await until(lambda: a.linked(b) and b.linked(a) and b.node._links[a.key].bulk)
+        for n in range(40):
+            a.says(b, Lane.BULK, n=n)
+        await until(lambda: len(b.mesh.got) == 6)  # 6 × 50 kB is the first that is over 256 KiB
+        a.says(b, n="the main socket goes on for a while")
+        await until(lambda: len(b.mesh.got) == 7)
+        await asyncio.sleep(0.1)
+        assert len(b.mesh.got) == 7
+        assert b.node._links[a.key].silent_for() == 0  # it is this side that does not read
+        disk.set()
+        await until(lambda: len(b.mesh.got) == 41)
+        await until(lambda: b.node._links[a.key].uncommitted == 0)
+
+
+async def test_a_commit_that_fails_is_counted_and_frees_its_room() -> None:
+    async def commit(store: Store) -> None:
+        raise OSError("the disk is full")
+
+    async with running(LOW) as a, running(HIGH, commit=commit) as b:
+        a.trusts(b)
+        b.trusts(a)
+        a.keeps(b)
+        await up(a, b)
+        entry = sign_entry(HIGH, Fact("service", "s", 1, Class.PUBLIC, 2, {}))
+        b.node.perform([Store(Persist((entry,), 1), a.key)])
+        await until(lambda: b.node.counts["commit-failed"] == 1)
+        assert b.node._links[a.key].uncommitted == 0
 
 
 async def test_bulk_goes_over_the_main_socket_where_there_is_no_second(monkeypatch: pytest.MonkeyPatch) -> None:
