@@ -102,7 +102,9 @@ async def client_of(node: Node, subject: str = "admin", *scopes: str) -> Client:
 
 
 class Daemon:
-    """`kosreg run` in a process of its own."""
+    """`kosreg run` in a process of its own. `program`: what is run in place of `kosreg`."""
+
+    program = KOSREG
 
     def __init__(self, data_dir: Path, *arguments: str, environ: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
@@ -114,7 +116,7 @@ class Daemon:
     async def start(self, within: float = 20.0) -> None:
         """Start it and wait until it is ready."""
         (self.data_dir / "run.json").unlink(missing_ok=True)
-        command = [*KOSREG, "run", "--data-dir", str(self.data_dir), "--federation", "off"]
+        command = [*self.program, "run", "--data-dir", str(self.data_dir), "--federation", "off"]
         if "--api" not in self.arguments:
             command += ["--api", "127.0.0.1:0"]
         with self.log.open("ab") as log:
