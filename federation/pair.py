@@ -139,7 +139,9 @@ class Pair:
         opening.both = opening.mine & opening.theirs if opening.known else frozenset()
         if not before <= opening.both:
             self.reconciler.forget(tree)
-        opening.due = opening.due or opening.both != before
+        if opening.both != before:
+            opening.due = True
+            opening.repeats = 0
 
     def may_hold(self, entry: Entry) -> bool:
         """Whether `entry` may be on both sides: what leaves for this peer, and what comes from it, passes here."""

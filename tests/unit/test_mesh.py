@@ -10,6 +10,7 @@ import pytest
 from crdt.entry import DAY_MS, Class, Entry, Fact
 from federation import messages
 from federation.cose import sign_entry, verify_entry
+from federation.effects import Effect
 from federation.identity import NodeKey
 from federation.messages import Message
 from federation.partitions import PUBLIC_FACTS
@@ -403,3 +404,53 @@ def test_a_clock_that_is_set_back_stops_nothing() -> None:
     net.wire.clear()  # lost: it takes pings, from both sides, and a session to find it
     net.run(30_000)
     assert b.names() == {"one"}
+
+
+def test_what_trust_opens_is_told_again_where_that_was_lost() -> None:
+    """The drop hook of the lab and a full queue lose messages of a link that stands."""
+    net = full(2)
+    a, b = net.nodes
+    a.say("one")
+    net.run(1000)
+    net.cut(a, b)
+    net.link(a, b)
+    net.wire.clear()  # all that was said at the beginning
+    net.run(60_000)
+    a.say("two")
+    net.run(30_000)
+    assert b.names() == {"one", "two"}
+    assert a.closes == b.closes == []
+
+
+def test_a_question_that_gets_no_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = full(2)
+    a, b = sorted(net.nodes, key=lambda node: node.key.public)
+    b.say("one")
+    net.wire.clear()
+    a.mesh.overflowed(b.key.public)
+    receives = b.mesh.received
+    lost: list[Message] = []
+
+    def loses(peer: bytes, message: Message, now_ms: int) -> list[Effect]:
+        if message["t"] == "want" and not lost:
+            lost.append(message)
+            return []
+        return receives(peer, message, now_ms)
+
+    monkeypatch.setattr(b.mesh, "received", loses)
+    net.run(60_000)
+    assert lost
+    assert a.names() == {"one"}
+    view = a.mesh.view(b.key.public, net.now)
+    assert view is not None
+    assert view.synced
+
+
+def test_no_more_questions_are_open_than_a_slow_peer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = full(2)
+    a, b = net.nodes
+    monkeypatch.setattr(b.mesh, "sent", lambda peer, now_ms: [])  # nothing leaves its bulk queue
+    for n in range(40):
+        net.do(a, a.mesh.received(b.key.public, messages.ihave([bytes([n]) * 32])[0], net.now))
+        net.run(500)
+    assert a.closes == b.closes == []
