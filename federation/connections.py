@@ -54,9 +54,11 @@ class Connections:
         self._party = party
         self._by_name: dict[bytes, Link] = {}
         self._holding: set[asyncio.Task[SessionError]] = set()  # links that run
+        self._stopped: str | None = None  # the code that all were told
 
     async def stop(self, code: str, within: float) -> None:
-        """Ends all links, and waits `within` s for it."""
+        """Ends all links, waits `within` s for it, and takes no new ones."""
+        self._stopped = code
         for link in list(self.links.values()):
             link.end(code)
         if self._holding:
@@ -120,7 +122,8 @@ class Connections:
             pass
 
     async def connect(self, peer: bytes, address: str) -> str | None:
-        """For a dialler: dials, and stays until the link is over. None where there was one, else why not."""
+        """For a dialler: dials, and stays until the link is over. None where there was one, else why nobody was
+        reached. Raises SessionError where the handshake failed."""
         began = asyncio.get_running_loop().time()
         try:
             socket = await self._greeter.connect(address)
@@ -132,7 +135,9 @@ class Connections:
         except SessionError as error:
             await socket.close(None if error.by_peer else close_frame(error.code, error.reason))
             self._event("refused", peer, address, error)
-            return None if error.code in _NO_FAILURE else str(error)
+            if error.code in _NO_FAILURE:
+                return None
+            raise
         except (SocketClosed, TimeoutError) as error:
             await socket.close()
             self._event("refused", peer, address, SessionError("lost", words(error)))
@@ -154,6 +159,9 @@ class Connections:
         the attempt did, loop time."""
         socket.trusted()
         old = self.links.get(session.peer)
+        if self._stopped is not None:
+            await socket.close(close_frame(self._stopped))
+            return
         if not self._wants(session.hello, began, dialled=session.dialled):
             self._event("refused", session.peer, socket.address, SessionError("duplicate"))
             await socket.close(close_frame("duplicate", "another link to this node is up"))

@@ -9,6 +9,8 @@ import random
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from federation.closing import SessionError
+
 FIRST_WAIT_S: Final = 0.2
 LONGEST_WAIT_S: Final = 30.0
 STEADY_S: Final = 5.0  # a link that lived for so long was a good one: the next waits are short again
@@ -19,15 +21,17 @@ class Linker(Protocol):
     """What a dialler needs of the node."""
 
     async def connect(self, peer: bytes, address: str) -> str | None:
-        """Dials, and stays until the link is over. None where there was a link, else why there was none."""
+        """Dials, and stays until the link is over. None where there was a link, else why nobody was reached. Raises
+        SessionError where somebody was, and the handshake failed."""
 
     async def wait_unlinked(self, peer: bytes) -> None:
         """Returns once there is no link to the peer."""
 
 
 class Dialler:
-    """One peer that this node wants a link to. `state`: connecting, up or backoff; `address`: the one of the last
-    attempt; `error`: how that ended, "" where it was well."""
+    """One peer that this node wants a link to. `state`: connecting, up, backoff, refused (a backoff after a handshake
+    that failed) or waiting (no address to dial); `address`: the one of the last attempt; `error`: how that ended, ""
+    where it was well."""
 
     def __init__(self, peer: bytes, addresses: Sequence[str], linker: Linker) -> None:
         self.peer = peer
@@ -72,7 +76,12 @@ class Dialler:
             self.state = "connecting"
             self.address = self._addresses[turn % len(self._addresses)]
             began = loop.time()
-            error = await self._linker.connect(self.peer, self.address)
+            state = "backoff"
+            try:
+                error = await self._linker.connect(self.peer, self.address)
+            except SessionError as refusal:
+                error = str(refusal)
+                state = "refused"
             self.error = error or ""
             if error is not None:
                 turn += 1
@@ -80,7 +89,7 @@ class Dialler:
                     continue  # another address may do
             elif loop.time() - began >= STEADY_S:
                 self._failures = 0
-            self.state = "backoff"
+            self.state = state
             wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._failures, 16))
             self._failures += 1
             await self._pause(wait * self._random.uniform(0.5, 1))

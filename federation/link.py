@@ -318,5 +318,6 @@ class Link:
     async def _close(self) -> None:
         why = self._over.result()
         last = None if why.by_peer else close_frame(why.code, why.reason)
-        bulk = [self.bulk.close()] if self.bulk is not None else []
-        await asyncio.gather(self.socket.close(last), *bulk)
+        await self.socket.close(last)  # first: a bulk socket that ends says nothing of why
+        if self.bulk is not None:
+            await self.bulk.close()

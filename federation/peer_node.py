@@ -25,6 +25,8 @@ from federation.replica import Alert
 from federation.transport import Listening, Server
 from federation.trust import Trust
 
+__all__ = ["Engine", "LinkEvent", "LinkState", "PeerNode"]
+
 TICK_S: Final = 0.25
 SILENT_S: Final = 15.0  # without a byte: the link is gone
 STALL_S: Final = 2.0  # a tick that is so late: this process did not run, and nobody is silent yet
@@ -60,9 +62,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """One peer's link for `peers list`. `state`: up, connecting, backoff or waiting (nobody to dial); `dialled`: by
-    this node; `since_ms`: how long it has been up; `queued`: bytes that wait to go out; `error`: how the last attempt
-    or link ended."""
+    """One peer's link for `peers list`. `state`: up, connecting, backoff, refused (a backoff after a handshake that
+    failed) or waiting (no address to dial); `dialled`: by this node; `since_ms`: how long it has been up; `queued`:
+    bytes that wait to go out; `error`: how the last attempt ended."""
 
     peer: bytes
     state: str

@@ -11,7 +11,7 @@ import pytest
 from crdt.entry import Class, Fact
 from federation import connections, link, peer_node
 from federation.cose import sign_entry
-from federation.effects import Effect, Lane, Store
+from federation.effects import Close, Effect, Lane, Store
 from federation.envelope import Message
 from federation.replica import Persist
 from tests.harness import until
@@ -70,6 +70,7 @@ async def test_who_is_not_trusted_gets_no_link_and_is_told() -> None:
         a.keeps(b)
         await until(lambda: "refused untrusted" in a.codes())
         assert a.events[-1].by_peer
+        await until(lambda: a.node.links()[0].state == "refused")
         assert a.node.links()[0].error.startswith("untrusted")
         assert not b.mesh.opens
         b.trusts(a)
@@ -212,8 +213,8 @@ async def test_a_silent_link_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
         await until(lambda: "down silent" in a.codes() and "down silent" in b.codes())
 
 
-def _close(other: Running) -> peer_node.Effect:
-    return peer_node.Close(other.key, "malformed", "a test")
+def _close(other: Running) -> Effect:
+    return Close(other.key, "malformed", "a test")
 
 
 async def test_forget_closes_the_link_and_says_why() -> None:
