@@ -39,6 +39,7 @@ _CHANGING = tuple(
     for pattern, word in (
         (r"kind:did:[\w+/=-]+#ed25519", "KIND-DID"),
         (r"did:key:z6Mk\w+", "DID"),
+        (r"\b[a-z2-7]{4}(-[a-z2-7]{4}){5}\b", "FINGERPRINT"),
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?", "TIME"),
         (r"\b\d\d:\d\d:\d\d\b", "CLOCK"),
         (r"\b(\d+ (s|min|h|d) ago|now)\b", "AGO"),
