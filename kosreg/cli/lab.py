@@ -64,6 +64,9 @@ def run(
     seed: Annotated[int, typer.Option(metavar="N", help="Which random graph.")] = 0,
     at: At = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the directory at the end.")] = False,
+    network: Annotated[
+        str, typer.Option(metavar="KIND", help="proxies; namespaces (needs root); or direct: no link can be hurt.")
+    ] = "proxies",
     strangers: Annotated[bool, typer.Option("--strangers", help="Nodes that do not know each other.")] = False,
     settings: Annotated[
         list[str] | None,
@@ -74,10 +77,13 @@ def run(
 ) -> None:
     """Runs nodes in one federation until Ctrl-C, then ends them and removes all that they wrote."""
     from kosreg.lab import Lab, LabError
+    from kosreg.lab.lab import NETWORKS
     from kosreg.lab.topology import SHAPES
 
     if shape not in SHAPES:
         usage(f"--shape: {shape!r} is none of {', '.join(SHAPES)}")
+    if network not in NETWORKS:
+        usage(f"--network: {network!r} is none of {', '.join(NETWORKS)}")
     chosen = {}
     for text in settings or ():
         name, equals, value = text.partition("=")
@@ -85,6 +91,7 @@ def run(
             usage(f"--set: {text!r} is not TABLE.KEY=VALUE")
         chosen[name] = value
     options: dict[str, Any] = {"degree": degree, "seed": seed, "settings": chosen, "join": not strangers}
+    options["network"] = network
     cli.note(f"starting {nodes} nodes …")
     try:
         made = Lab(nodes, shape, directory=_place(at), keep=keep, **options)  # type: ignore[arg-type]

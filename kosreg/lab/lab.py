@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count as numbers
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, get_args
 
 from kosreg.lab import convergence
 from kosreg.lab.convergence import Difference, explain
@@ -19,6 +19,7 @@ from kosreg.lab.errors import LabError, NotConverged
 from kosreg.lab.federations import Federation, anchor_root, post_certs, trust_peer
 from kosreg.lab.hooks import HookServer
 from kosreg.lab.link import Link
+from kosreg.lab.namespaces import NamespaceLink, Namespaces
 from kosreg.lab.node import LabNode
 from kosreg.lab.topology import Shape, pairs
 
@@ -28,6 +29,8 @@ POLL: Final = (0.05, 0.5)  # s between two looks at who differs: at first, at mo
 PATH: Final = 90  # bytes of the directory's path: the path of a Unix socket in it must be below 108
 
 Named = LabNode | str | int
+Network = Literal["proxies", "direct", "namespaces"]
+NETWORKS: Final[tuple[str, ...]] = get_args(Network)
 
 
 class Lab:
@@ -39,9 +42,10 @@ class Lab:
 
     `shape`: who is a neighbour of whom (mesh, ring, line, star, random), or `links`, pairs of node numbers.
     `federations`: a name and the numbers of its members, each; by default all nodes are in one, `lab`; {} for none.
-    `settings`: of every daemon, by `table.key`. `direct`: no proxies, so that nothing stands between two nodes when
-    something is measured, and no link can be hurt. `join`: False leaves the nodes strangers to each other until `introduce`. `directory`:
-    where all is kept, to be made; it is removed at the end unless `keep`.
+    `settings`: of every daemon, by `table.key`. `network`: `proxies` between nodes; `direct`, so that nothing stands
+    between two nodes when something is measured, and no link can be hurt; `namespaces` (see there). `join`: False
+    leaves the nodes strangers to each other until `introduce`. `directory`: where all is kept, to be made; it is
+    removed at the end unless `keep`.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Lab:
         links: Iterable[tuple[int, int]] | None = None,
         federations: Mapping[str, Sequence[int]] | None = None,
         settings: Mapping[str, object] | None = None,
-        direct: bool = False,
+        network: Network = "proxies",
         join: bool = True,
         directory: Path | None = None,
         keep: bool = False,
@@ -70,11 +74,12 @@ class Lab:
         }
         self.directory = Path()
         self.nodes: list[LabNode] = []
-        self.links: list[Link] = []
+        self.links: list[Link | NamespaceLink] = []
         self.keep = keep
         self._given = directory
         self._settings = dict(settings or {})
-        self._direct = direct
+        self._network = network
+        self._spaces = Namespaces(self.names) if network == "namespaces" else None
         self._join = join
         self._hooks: HookServer | None = None
 
@@ -97,13 +102,20 @@ class Lab:
     async def _start(self) -> None:
         self._hooks = HookServer(self.directory / "hook.sock", self._orders)
         await self._hooks.start()
+        if self._spaces is not None:
+            self._spaces.start()
         for name in self.names:
-            self.nodes.append(LabNode(name, self.directory / name, self._hooks, self._settings, direct=self._direct))
-        if not self._direct:
-            self.links = [
-                Link(one, other, (self[one].peer_port.number, self[other].peer_port.number))
-                for one, other in self._pairs
-            ]
+            space = None if self._spaces is None else self._spaces[name]
+            hidden = self._network == "proxies"
+            self.nodes.append(
+                LabNode(name, self.directory / name, self._hooks, self._settings, hidden=hidden, namespace=space)
+            )
+        for one, other in self._pairs:
+            if self._spaces is not None:
+                self.links.append(NamespaceLink(one, other, self._spaces))
+            elif self._network == "proxies":
+                ports = self[one].peer_port.number, self[other].peer_port.number
+                self.links.append(Link(one, other, ports))
         await self.start()
 
     async def close(self) -> None:
@@ -112,6 +124,8 @@ class Lab:
             await asyncio.gather(*(node.stop() for node in self.nodes), return_exceptions=True)
         await asyncio.gather(*(node.close() for node in self.nodes), return_exceptions=True)
         await asyncio.gather(*(link.close() for link in self.links), return_exceptions=True)
+        if self._spaces is not None:
+            self._spaces.close()
         if self._hooks is not None:
             await self._hooks.close()
         if self.keep:
@@ -223,13 +237,13 @@ class Lab:
 
     # Links
 
-    def link(self, one: Named, other: Named) -> Link:
+    def link(self, one: Named, other: Named) -> Link | NamespaceLink:
         """The link between two neighbours. Raises LabError where there is none."""
         names = {self[one].name, self[other].name}
         for link in self.links:
             if set(link.nodes) == names:
                 return link
-        if self._direct:
+        if self._network == "direct":
             raise LabError("this lab has no proxies (direct); its links cannot be hurt")
         raise LabError(f"{' and '.join(sorted(names))} are no neighbours")
 
@@ -281,7 +295,8 @@ class Lab:
         node.blank = False
 
     async def _trust(self, node: LabNode, peer: LabNode) -> None:
-        address = peer.peer_port.address if self._direct else self.link(node, peer).address(peer.name)
+        direct = self._network == "direct"
+        address = peer.peer_address if direct else self.link(node, peer).address(peer.name)
         await trust_peer(node, peer, address)
 
     def _down(self, node: LabNode) -> None:
@@ -293,7 +308,7 @@ class Lab:
 
     def open_links(self) -> list[tuple[str, str]]:
         """The links that are not cut, as names of nodes."""
-        return self._pairs if self._direct else [link.nodes for link in self.links if not link.is_cut]
+        return self._pairs if self._network == "direct" else [link.nodes for link in self.links if not link.is_cut]
 
     async def differences(self, most: int = convergence.MOST) -> list[Difference]:
         """Who differs in what now, among the nodes that run and the links that are open: entry by entry."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,6 +18,7 @@ from kosreg.client.stream import Frame, watch
 from kosreg.lab.errors import LabError
 from kosreg.lab.hook import ENVIRON
 from kosreg.lab.hooks import HookLine, HookServer
+from kosreg.lab.namespaces import PORT, Namespace
 from kosreg.lab.ports import Port
 from kosreg.lab.process import Process
 from kosreg.paths import ADMIN_TOKEN, RUN_FILE
@@ -44,8 +45,16 @@ class LabNode:
     """Made by the lab. `key`: its key; `directory`: its data directory."""
 
     def __init__(
-        self, name: str, directory: Path, hooks: HookServer, settings: Mapping[str, object], *, direct: bool
+        self,
+        name: str,
+        directory: Path,
+        hooks: HookServer,
+        settings: Mapping[str, object],
+        *,
+        hidden: bool,
+        namespace: Namespace | None = None,
     ) -> None:
+        """`hidden`: it tells nobody its real address. `namespace`: where it runs; None: with everybody else."""
         self.name = name
         self.directory = directory
         self.log = directory.with_name(f"{name}.log")
@@ -55,10 +64,10 @@ class LabNode:
         self.tracing = False
         self.api_port = Port()
         self.peer_port = Port()
-        self.prefix: Sequence[str] = ()
+        self.namespace = namespace
         self._hooks = hooks
         self._settings = dict(settings)
-        self._direct = direct
+        self._hidden = hidden
         self._process: Process | None = None
         self._client: Client | None = None
         self._line: HookLine | None = None
@@ -88,8 +97,17 @@ class LabNode:
 
     @property
     def url(self) -> str:
-        """Where its API is, whether it runs or not: it stays the same over restarts."""
-        return f"http://{self.api_port.address}"
+        """Where its API is, whether it runs or not: it stays the same over restarts. In a namespace: `unix:PATH`."""
+        return f"http://{self.api_port.address}" if self.namespace is None else self._api
+
+    @property
+    def peer_address(self) -> str:
+        """Where it listens for its peers, HOST:PORT; what they are told is up to the lab."""
+        return self.peer_port.address if self.namespace is None else f"{self.namespace.address}:{PORT}"
+
+    @property
+    def _api(self) -> str:
+        return self.api_port.address if self.namespace is None else f"unix:{self.directory}.sock"
 
     @property
     def token_file(self) -> Path:
@@ -137,8 +155,9 @@ class LabNode:
         await self._forget()
         (self.directory / RUN_FILE).unlink(missing_ok=True)
         arguments = ["--data-dir", str(self.directory), "--name", self.name]
-        arguments += ["--api", self.api_port.address, "--federation", self.peer_port.address]
-        process = self._process = Process(arguments, self._environ(), self.log, self.prefix)
+        arguments += ["--api", self._api, "--federation", self.peer_address]
+        prefix = () if self.namespace is None else self.namespace.prefix
+        process = self._process = Process(arguments, self._environ(), self.log, prefix)
         await process.until(lambda: self._hooks.line(self.directory, process.pid) is not None, within)
         await process.until((self.directory / RUN_FILE).exists, within)
         self._line = self._hooks.line(self.directory, process.pid)
@@ -267,7 +286,7 @@ class LabNode:
         """The environment without settings of the user's own, and with the lab's."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("KOSREG_")}
         mine: dict[str, object] = {"log.format": "json", "federation.mdns": False}
-        if not self._direct:
+        if self._hidden:
             mine["federation.advertise"] = NOWHERE
         for name, value in (mine | self._settings).items():
             table, _, key = name.partition(".")

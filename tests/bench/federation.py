@@ -102,7 +102,7 @@ class Bench:
     async def pushed(self) -> list[tuple[str, str, str]]:
         """Two nodes: one POST at a time."""
         count = 50 if self.quick else 1000
-        async with Lab(2, direct=True, settings=LIMITS) as lab:
+        async with Lab(2, network="direct", settings=LIMITS) as lab:
             await lab.converged()
             async with watching(lab[1]) as watched:
                 sent: dict[str, float] = {}
@@ -121,7 +121,7 @@ class Bench:
         """Twenty nodes, a hundred registrations a second in all."""
         nodes, seconds = (6, 2) if self.quick else (20, 15)
         rng = Random(1)
-        async with Lab(nodes, "random", degree=4, direct=True, settings=LIMITS) as lab:
+        async with Lab(nodes, "random", degree=4, network="direct", settings=LIMITS) as lab:
             await lab.converged(within=60)
             watchers = rng.sample(lab.nodes, 3)
             async with watching(*watchers) as watched:
@@ -194,7 +194,7 @@ class Bench:
     async def idle(self) -> list[tuple[str, str, str]]:
         """Twenty nodes that have nothing to say."""
         nodes, seconds = (6, 3) if self.quick else (20, 30)
-        async with Lab(nodes, "random", degree=4, direct=True) as lab:
+        async with Lab(nodes, "random", degree=4, network="direct") as lab:
             await lab.converged(within=60)
             await asyncio.sleep(seconds / 3)
             began, used = time.perf_counter(), [cpu(node) for node in lab]
@@ -207,7 +207,7 @@ class Bench:
     async def first(self) -> list[tuple[str, str, str]]:
         """A node with nothing meets one with many entries."""
         count = 3_000 if self.quick else 100_000
-        async with Lab(2, direct=True, join=False, settings=LIMITS) as lab:
+        async with Lab(2, network="direct", join=False, settings=LIMITS) as lab:
             full, empty = lab
             gate = asyncio.Semaphore(128)
 
