@@ -29,6 +29,7 @@ from kosreg.cli.main import app
 from kosreg.cli.shared import SHARED
 from kosreg.config import describe
 from kosreg.log_keys import LOG_KEYS
+from kosreg.peer_routes import peer_routes
 from kosreg.problems import KINDS
 from kosreg.query import FILTER_NAMES, PAGE_NAMES
 from kosreg.record import body_of, said
@@ -60,7 +61,7 @@ def code(*texts: str) -> str:
 def all_routes() -> list[Route]:
     """The table that a node serves. A node is asked for its bounds alone, so this one is nothing but its defaults."""
     node: Any = SimpleNamespace(settings=Settings(data_dir=Path("/")))
-    return [*service_routes(node), *system_routes(node)]
+    return [*service_routes(node), *peer_routes(node), *system_routes(node)]
 
 
 def routes() -> str:

@@ -1,0 +1,143 @@
+"""`kosreg peers` and `kosreg audit`: two nodes joined by two commands, what is printed where, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import DEADLINE, KOSREG, Node, environment, start, stop
+
+THIRD = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
+FINGERPRINT = r"(?:[a-z2-7]{4}-){5}[a-z2-7]{4}"
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    options = ("--api", "127.0.0.1:0", "--federation", "127.0.0.1:0", "--name")
+    both = start(tmp_path / "a", *options, "a"), start(tmp_path / "b", *options, "b")
+    yield both
+    assert [stop(node) for node in both] == [0, 0]
+
+
+def test_two_commands_join_two_nodes(pair: tuple[Node, Node], tmp_path: Path) -> None:
+    a, b = pair
+    record = {"id": "s", "name": "s", "type": "agent", "visibility": "public", "ttl": 0}
+    a.run("services", "register", "-", input=json.dumps(record))
+    invited = a.run("peers", "invite")
+    assert re.fullmatch(r"kosreg1:[A-Za-z0-9_-]+\n", invited.stdout)
+    assert invited.stderr == ""
+
+    done = b.run("peers", "join", "-", input=invited.stdout)
+    assert re.search(rf"^joined +a\n +{a.ready['did']}\nfingerprint +{FINGERPRINT}$", done.stdout, re.MULTILINE)
+    assert re.search(rf"^this node +b\n +{b.ready['did']}\nfingerprint +{FINGERPRINT}$", done.stdout, re.MULTILINE)
+    assert "s" in [service["id"] for service in b.json("services", "list")["services"]]  # all that it may have
+    mine = {peer["did"]: peer["fingerprint"] for peer in b.json("peers", "list")["peers"]}
+    theirs = {peer["did"]: peer["fingerprint"] for peer in a.json("peers", "list")["peers"]}
+    for print_ in (*mine.values(), *theirs.values()):
+        assert print_ in done.stdout
+
+    listed = b.run("peers", "list").stdout
+    assert re.search(rf"^a +{a.ready['did']} +up +peer +[0-9.]+ ms ", listed, re.MULTILINE)
+    shown = b.run("peers", "show", a.ready["did"]).stdout
+    assert re.search(r"^first sync +done$", shown, re.MULTILINE)
+    again = b.json("peers", "join", invited.stdout.strip())
+    assert again["peer"]["did"] == a.ready["did"]
+    assert re.search(rf" used +in \S+ min +{b.ready['did']}$", a.run("peers", "invites").stdout, re.MULTILINE)
+
+    revoked = b.run("peers", "revoke", a.ready["did"], "--purge", "--yes")
+    assert revoked.stdout == f"{a.ready['did']}\n"
+    assert re.search(r"[1-9] entries were dropped", revoked.stderr)
+    assert b.json("peers", "show", a.ready["did"])["revoked"]
+    assert "s" not in [service["id"] for service in b.json("services", "list")["services"]]
+    assert b.run("peers", "restore", a.ready["did"]).stdout == f"{a.ready['did']}\n"
+    assert [record["action"] for record in b.json("audit", "list")["records"]] == ["join", "revoke", "purge", "restore"]
+    assert "whole: 4 records" in b.run("audit", "verify").stdout
+
+
+def test_revoking_asks_who_sits_at_a_terminal(pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    a, _ = pair
+    monkeypatch.setattr("kosreg.cli.shared.Cli.sure", _no)
+    assert "nothing was done" in a.run("peers", "revoke", THIRD, code=1).stderr
+    assert a.json("peers", "list")["peers"] == []
+    a.run("peers", "revoke", THIRD, "--yes")
+    assert a.json("peers", "show", THIRD)["revoked"]
+
+
+def _no(_cli: object, question: str, yes: bool) -> None:
+    """Somebody who answers no."""
+    from kosreg.cli.shared import Refusal
+
+    assert THIRD in question
+    if not yes:
+        raise Refusal("nothing was done")
+
+
+def test_trust_by_hand(pair: tuple[Node, Node]) -> None:
+    a, _ = pair
+    done = a.run(
+        "peers", "trust", THIRD, "--address", "127.0.0.1:9", "--name", "third", "--type", "agent", "--tag", "x"
+    )
+    assert done.stdout == f"{THIRD}\n"
+    assert re.search(FINGERPRINT, done.stderr)
+    peer = a.json("peers", "trust", THIRD, "--class", "public", "--records", "7")
+    assert (peer["name"], peer["addresses"], peer["scope"]["records"]) == ("third", ["127.0.0.1:9"], 7)
+    root = a.json("peers", "trust", "did:key:z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH", "--root")
+    assert root["role"] == "root"
+    assert "trusted" in a.run("peers", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["join", "kosreg1:abc"], 1, "not whole"),
+        (["join", "-"], 1, "kosreg peers invite"),
+        (["invite", "--ttl", "soon"], 2, "--ttl"),
+        (["invite", "--ttl", "1s"], 1, "ttl"),
+        (["trust", "did:key:zzz"], 1, "did"),
+        (["trust", THIRD, "--class", "private"], 1, "classes"),
+        (["show", THIRD], 4, "peers list"),
+        (["restore", THIRD], 4, "peers list"),
+    ],
+)
+def test_mistakes_are_told_in_one_place_with_an_exit_code(
+    pair: tuple[Node, Node], words: list[str], code: int, said: str
+) -> None:
+    done = pair[0].run("peers", *words, code=code)
+    assert done.stdout == ""
+    assert said in done.stderr
+
+
+def test_the_log_is_checked_with_the_node_up_and_down_and_a_touched_record_is_named(tmp_path: Path) -> None:
+    node = start(tmp_path / "a", "--api", "127.0.0.1:0")
+    try:
+        assert node.json("audit", "verify") == {"ok": True, "records": 0, "head": None, "faults": []}
+        for name in ("x", "y", "z"):
+            node.run("peers", "trust", THIRD, "--name", name)
+        up = node.json("audit", "verify")
+        assert (up["ok"], up["records"], up["head"]["seq"]) == (True, 3, 3)
+    finally:
+        stop(node)
+    assert node.json("audit", "verify") == up
+    assert len(node.json("audit", "list")["records"]) == 3
+    with sqlite3.connect(tmp_path / "a" / "registry.db") as database:
+        [(raw,)] = database.execute("SELECT record FROM audit WHERE seq = 2")
+        database.execute("UPDATE audit SET record = ? WHERE seq = 2", (raw.replace(b"y", b"q", 1),))
+        database.execute("DELETE FROM audit WHERE seq = 3")
+    done = node.run("audit", "verify", code=1)
+    assert done.stdout == "record 2: not as it was written\nrecord 3: missing at the end\n"
+    assert node.json("audit", "verify", code=1)["faults"] == [
+        {"first": 2, "last": 2, "what": "not as it was written"},
+        {"first": 3, "last": 3, "what": "missing at the end"},
+    ]
+    nowhere = subprocess.run(
+        [*KOSREG, "audit", "verify", "--data-dir", str(tmp_path / "none")],
+        capture_output=True, text=True, timeout=DEADLINE, env=environment(),
+    )  # fmt: skip
+    assert nowhere.returncode == 1
+    assert "Traceback" not in nowhere.stderr
