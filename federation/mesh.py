@@ -456,6 +456,8 @@ class Mesh:
         opening = pair.trees.get(said.tree)
         if opening is None or not opening.ready():
             return []  # what is open changed a moment ago: whoever asks gives up, and begins again
+        if said.asks and not pair.reconciler.may_answer(said, now_ms):
+            return []
         holdings = self.replica.holdings
         size = holdings.count(said.tree, opening.both)
         if said.asks:

@@ -17,6 +17,8 @@ from federation.partitions import Tree
 
 LIMITS: Final = Limits(frame=65_536, message=65_536 + 64, ranges=4_096, rounds=64)
 SILENCE_MS: Final = 30_000  # a session that hears nothing for so long is given up
+SESSIONS: Final = 32  # that a peer may begin at once: each may cost some tenths of a second
+REFILL_MS: Final = 2_000  # … and one more in so much time
 
 Holding = Generator[None, None, HeldSet]  # a snapshot that is being made
 Asked = Generator[Found, None, Round | None]
@@ -39,6 +41,8 @@ class Reconciler:
     def __init__(self) -> None:
         self._asking: dict[Tree, _Session] = {}
         self._answering: dict[Tree, tuple[int, Responder]] = {}
+        self._allowance: float = SESSIONS
+        self._counted_ms = 0
 
     def is_asking(self, tree: Tree) -> bool:
         """Whether a session of ours goes on in `tree`."""
@@ -67,6 +71,19 @@ class Reconciler:
             session.done = True
             return None
         return Round(heard.tree, session.number, True, session.cut, size, message)
+
+    def may_answer(self, heard: Round, now_ms: int) -> bool:
+        """Whether a message of the peer is to be answered: one that begins a session too many is not. (Whoever gets no
+        answer gives up, and begins again later.)"""
+        known = self._answering.get(heard.tree)
+        if known is not None and known[0] == heard.session:
+            return True
+        self._allowance = min(SESSIONS, self._allowance + max(0, now_ms - self._counted_ms) / REFILL_MS)
+        self._counted_ms = now_ms
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
 
     def answer(self, heard: Round, holding: Holding, size: int) -> Answered:
         """The answer to a message of the peer, over what `holding` gives where it begins a session: slices, then the

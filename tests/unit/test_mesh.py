@@ -8,6 +8,8 @@ from typing import cast
 import pytest
 
 from crdt.entry import DAY_MS, Class, Entry, Fact
+from crdt.ordered_set import OrderedSet
+from crdt.reconcile import Initiator, finish
 from federation import messages
 from federation.cose import sign_entry, verify_entry
 from federation.effects import Effect
@@ -306,6 +308,32 @@ def test_ids_outside_of_the_pair_are_as_good_as_unknown() -> None:
             )
         assert seen[0] == seen[1] == seen[2]
         assert seen[0]
+
+
+def test_a_peer_may_begin_only_so_many_sessions() -> None:
+    net = full(2)
+    asks, node = net.nodes
+    for n in range(50):
+        asks.say(f"s{n}")
+    net.run(1000)
+    answered: list[Message] = []
+    net.tap = lambda source, target, message: answered.append(message) if message["t"] == "sync.round" else None
+
+    def begin(number: int) -> None:
+        first = finish(Initiator(OrderedSet()).initiate())[1]
+        said = messages.sync_round(messages.Round(PUBLIC_FACTS, number, True, net.now, 0, first))
+        net.do(node, node.mesh.received(asks.key.public, said, net.now))
+        while node.mesh.busy:
+            net.do(node, node.mesh.work(net.now))
+
+    for number in range(1000, 1100):
+        begin(number)
+    assert 10 < len(answered) <= 32
+    assert node.closes == []
+    net.now += 60_000
+    before = len(answered)
+    begin(1100)
+    assert len(answered) == before + 1
 
 
 def test_an_origin_that_comes_up_in_a_session_is_not_shown_by_it() -> None:
