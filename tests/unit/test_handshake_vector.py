@@ -15,7 +15,7 @@ from federation.identity import NodeKey
 from federation.joining import JOIN_PREFIX, Join, Welcome
 from federation.session import ClientHandshake, Me, ServerHandshake, Session
 
-RECORD = Path(__file__).parent.parent / "vectors" / "handshake-klp-1.0.json"
+RECORD = Path(__file__).parent.parent / "recorded" / "handshake-klp-1.0.json"
 CLIENT, SERVER, INVITE, ROOT = (NodeKey(bytes([n]) * 32) for n in (1, 2, 3, 4))
 PING: dict[str, object] = {"t": "ping", "n": 1, "at": 1_700_000_000_000, "cut": 1_700_000_000_000, "digests": []}
 LONG: dict[str, object] = {"t": "entries", "entries": [b"not really an entry" * 50] * 10}
