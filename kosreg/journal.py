@@ -79,7 +79,7 @@ class Journal:
         while len(self._changes) > self._kept or self._bytes > KEPT_BYTES:
             oldest = self._changes.popleft()
             self._bytes -= oldest.weight()
-            self.floor = oldest.seq
+            self.floor = max(self.floor, oldest.seq)
         if self._waiters:
             self._arm()
 

@@ -17,7 +17,7 @@ that waits. Behind a bulk of them, own writes wait for no more than that.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -235,12 +235,13 @@ class RegistrySync:
 
     # -- start ---------------------------------------------------------------------------------------------------
 
-    async def load(self, *, clean: bool) -> int:
+    async def load(self, *, clean: bool, held: Callable[[], Awaitable[None]] | None = None) -> int:
         """Read the store into replica and catalog; the number of entries. Raises Damaged and StoreError.
 
-        `clean`: the node ended cleanly, so that every status it showed is an entry.
+        `clean`: the node ended cleanly, so that every status it showed is an entry. `held`: called when all is in the
+        replica, and nothing is shown yet: who sets `shows` in it has nothing shown that trust does not cover.
         """
-        return await load(self, clean=clean)
+        return await load(self, clean=clean, held=held)
 
     # -- from outside --------------------------------------------------------------------------------------------
 

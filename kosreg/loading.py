@@ -10,6 +10,7 @@ looked is told now.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ from federation.cose import decode_entry, restore_entry
 from kosreg.foreign import did
 from kosreg.journal import KEPT, Change, Event
 from kosreg.names import Claims
-from kosreg.reshowing import NOTE
+from kosreg.reshowing import NOTE, THIS_RUN
 from kosreg.service import Service
 from kosreg.store import StoredEntry
 
@@ -45,13 +46,12 @@ class _Read:
     recent: deque[tuple[int, StoredEntry, int]] = field(default_factory=lambda: deque(maxlen=KEPT))
 
 
-async def load(sync: RegistrySync, *, clean: bool) -> int:
-    """Read the store into replica and catalog; the number of entries. Raises Damaged and StoreError.
-
-    `clean`: the node ended cleanly, so that every status it showed is an entry.
-    """
+async def load(sync: RegistrySync, *, clean: bool, held: Callable[[], Awaitable[None]] | None) -> int:
+    """See `RegistrySync.load`."""
     read = await _read(sync)
     sync.replica.loaded()
+    if held is not None:
+        await held()
     await _load_names(sync)
     _load_services(sync, read)
     journal = sync.catalog.journal
@@ -63,9 +63,11 @@ async def load(sync: RegistrySync, *, clean: bool) -> int:
         await _lose(sync, min(unsure, default=max(read.seqs.values(), default=0)) + 1)
     journal.lost = [range(*pair) for pair in await _lost(sync)]
     journal.head = max(journal.head, sync.store.first_seq)
-    if await sync.store.get_meta(NOTE) == b"1":
-        journal.floor = journal.head
-        await sync.store.set_meta(NOTE, b"0")
+    note = await sync.store.get_meta(NOTE) or b"0"
+    if note == THIS_RUN:
+        note = b"%d" % journal.head
+        await sync.store.set_meta(NOTE, note)
+    journal.floor = max(journal.floor, int(note))
     _tell_lapsed(sync)
     return read.count
 

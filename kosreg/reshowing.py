@@ -1,8 +1,8 @@
 """What changes in the view without a row of the store: time, trust, an admin's word about an id, a proof that ends.
 
 Rows tell a later start what was shown when. These changes are told by no row, so before the first of them in a run a
-note is kept (`NOTE`): after the next start watchers begin with the present state instead of going on from where they
-were. (What lapses needs no note: a start sees it in the rows.)
+note is kept (`NOTE`): after the next start, watchers that were told nothing since begin with the present state instead
+of going on from where they were. (What lapses needs no note while its row is there.)
 
 Here, too, is kept who holds the ids that several origins claim (`names`), a row each in the table of aliases.
 """
@@ -24,7 +24,8 @@ from kosreg.store import StoreError
 if TYPE_CHECKING:
     from kosreg.klp_registry_sync import RegistrySync
 
-NOTE: Final = "shown_without_rows"  # meta: b"1" where something of this run's view is told by no row
+NOTE: Final = "shown_without_rows"  # meta: the number up to which changes were told by no row
+THIS_RUN: Final = b"this run"  # its value while the run goes on whose last such change is not known yet
 SLICE: Final = 500  # services looked at between two turns of the loop
 
 log = structlog.get_logger("kosreg.sync")
@@ -186,8 +187,13 @@ class Reshowing:
 
     async def _note(self) -> None:
         if not self._noted:
-            await self._store.set_meta(NOTE, b"1")
+            await self._store.set_meta(NOTE, THIS_RUN)
             self._noted = True
+
+    async def purged(self) -> None:
+        """Rows were dropped that told how something ended: note it."""
+        if not self._noted:
+            await self._store.set_meta(NOTE, b"%d" % self._catalog.journal.head)
 
     def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Do `work` beside everything else; not twice at a time."""

@@ -9,8 +9,11 @@ from federation.cose import sign_entry
 from federation.effects import Store
 from federation.identity import NodeKey
 from federation.replica import Alert, Persist, Refused, Replica
+from federation.trust import Anchor, Role
 from kosreg.klp_registry_sync import RegistrySync
+from kosreg.node import Node
 from kosreg.owner_proof import make_proof
+from kosreg.store import TrustChange
 from kosreg.times import now_ms
 
 RELAY = b"\x51" * 32  # the peer that brings them
@@ -80,6 +83,10 @@ def judged(replica: Replica, entries: tuple[Entry, ...], now: int) -> tuple[list
     return new, other
 
 
-def admit_all(sync: RegistrySync) -> None:
-    """Believe everybody: whom to believe is not what these tests are about."""
-    sync.replica._admits = lambda entry: True
+async def believe(node: Node, *origins: Origin) -> None:
+    """Let the admin of `node` trust `origins`, now and after a restart."""
+    anchors = [Anchor(origin.key.public, Role.PEER) for origin in origins]
+    await node.store.write_trust(TrustChange(anchors=anchors))
+    for anchor in anchors:
+        node.trust.put(anchor)
+    node.federation.trust_changed()

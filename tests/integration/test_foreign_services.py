@@ -14,7 +14,7 @@ from kosreg.node import Node
 from kosreg.owner_proof import make_proof
 from kosreg.record import proof_text
 from kosreg.times import now_ms
-from tests.foreign import Origin, admit_all, feed
+from tests.foreign import Origin, believe, feed
 from tests.harness import Client, client_of, running_node, until
 
 A, B, C = Origin(0xA1), Origin(0xB1), Origin(0xC1)
@@ -24,7 +24,7 @@ SQUATTER, AGENT = NodeKey(b"\x66" * 32), NodeKey(b"\x77" * 32)
 @pytest.fixture
 async def node(tmp_path: Path) -> AsyncIterator[Node]:
     async with running_node(tmp_path / "n") as node:
-        admit_all(node.sync)
+        await believe(node, A, B, C)
         yield node
 
 
@@ -83,7 +83,7 @@ async def test_a_watcher_is_told(node: Node, bob: Client) -> None:
 
 async def test_it_is_there_again_after_a_restart(tmp_path: Path) -> None:
     async with running_node(tmp_path / "n") as node:
-        admit_all(node.sync)
+        await believe(node, A, B, C)
         await feed(node.sync, A.service("t"), A.status("t", "degraded", "hot"), B.service("u"))
         client = await client_of(node)
         before = await listed(client)
@@ -155,7 +155,7 @@ async def test_our_own_goes_before_and_leaves_the_other_behind(node: Node, bob: 
 
 async def test_a_squatter_never_receives_a_name(tmp_path: Path) -> None:
     async with running_node(tmp_path / "n") as node:
-        admit_all(node.sync)
+        await believe(node, A, B, C)
         client = await client_of(node)
         await feed(node.sync, A.service("t"))
         await feed(node.sync, B.service("t", owner_proof=B.proof(SQUATTER, "t", 99)))
@@ -168,7 +168,7 @@ async def test_a_squatter_never_receives_a_name(tmp_path: Path) -> None:
         await node.sync.reshowing.settled()
         await client.close()
     async with running_node(tmp_path / "n") as node:
-        admit_all(node.sync)
+        await believe(node, A, B, C)
         client = await client_of(node)
         assert await ids(client) == {}
         await feed(node.sync, B.gone("t"))
@@ -181,7 +181,7 @@ async def test_a_squatter_never_receives_a_name(tmp_path: Path) -> None:
 
 async def test_an_agent_that_moves_is_served_from_where_it_went(tmp_path: Path) -> None:
     async with running_node(tmp_path / "n") as node:
-        admit_all(node.sync)
+        await believe(node, A, B, C)
         client = await client_of(node)
         await feed(node.sync, A.service("t", name="at A", owner_proof=A.proof(AGENT, "t", 1)))
         await feed(node.sync, C.service("t", name="squat", owner_proof=C.proof(SQUATTER, "t", 9)))
@@ -236,7 +236,7 @@ async def test_a_proof_for_something_else_is_refused(node: Node, bob: Client) ->
 
 async def test_an_admin_says_what_an_id_means(tmp_path: Path) -> None:
     async with running_node(tmp_path / "n") as node:
-        admit_all(node.sync)
+        await believe(node, A, B, C)
         admin, bob = await client_of(node), await client_of(node, "bob")
         await feed(node.sync, A.service("t"), B.service("t"))
         assert await ids(bob) == {"t": A.did}
@@ -248,7 +248,7 @@ async def test_an_admin_says_what_an_id_means(tmp_path: Path) -> None:
         await bob.close()
         await admin.close()
     async with running_node(tmp_path / "n") as node:
-        admit_all(node.sync)
+        await believe(node, A, B, C)
         admin = await client_of(node)
         assert await ids(admin) == {"t": B.did}
         assert "an admin said" in (await admin.get("/api/services/t/explain"))[1]["named_by"]
@@ -277,7 +277,7 @@ async def test_what_is_no_record_is_held_and_not_shown(node: Node, bob: Client) 
 
 async def test_what_its_node_lets_lapse_is_shown_no_more(tmp_path: Path) -> None:
     async with running_node(tmp_path / "n") as node:
-        admit_all(node.sync)
+        await believe(node, A, B, C)
         client = await client_of(node)
         then = now_ms()
         await feed(node.sync, A.service("short", life=300), A.service("long"))
@@ -323,8 +323,9 @@ async def test_explain_says_whence_it_came(node: Node) -> None:
     assert story["received"]["path"] == f"received from berta ({B.did}) over a link"
     status, raw, _ = await admin.get("/api/services/t/signed", Accept="application/cose")
     assert status == 200
+    node.registry.admits = lambda *said: node.trust.admits(*said, now_ms())
     status, verdict, _ = await admin.call("POST", "/api/services/verify", raw, Content_Type="application/cose")
-    assert (verdict["signature"], verdict["current"], verdict["trust"]) == (True, True, False)
+    assert (verdict["signature"], verdict["current"], verdict["trust"]) == (True, True, True)
     assert (await admin.get("/api/services/t/signed", Accept="application/jose+json"))[0] == 406
     await admin.close()
 

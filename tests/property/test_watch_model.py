@@ -1,8 +1,9 @@
 """A watcher that applies what it is told holds what a fresh list holds: after any history, however it resumes.
 
 The parts are the node's own (store, replica, sync, liveness, registry, subscriptions) without sockets and on clocks
-that the test moves. Beside the WebSocket's way (snapshot and events) stands the long poll: as long as it says that
-nothing changed, nothing did, and what a caller may not see moves neither its version nor its ETag.
+that the test moves; two other nodes sign what they like, move agents, and fall in and out of trust. Beside the
+WebSocket's way (snapshot and events) stands the long poll: as long as it says that nothing changed, nothing did, and
+what a caller may not see moves neither its version nor its ETag.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crdt.entry import MAX_LIFE_MS, Class, Entry
 from federation.identity import NodeKey
 from federation.replica import Replica
 from kosreg import subscriptions
@@ -32,16 +34,19 @@ from kosreg.journal import Journal
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.listing import Listings
 from kosreg.liveness import Liveness
+from kosreg.owner_proof import make_proof
 from kosreg.problems import Problem
 from kosreg.query import Filter, Query
+from kosreg.record import proof_text
 from kosreg.registry import Registry
 from kosreg.service import Service
 from kosreg.store import Store
 from kosreg.subscriptions import Subscription
 from kosreg.versions import Versions
+from tests.foreign import Origin, feed
 
 MAX_EXAMPLES = int(os.environ.get("KOSREG_TEST_HISTORIES", "150"))
-KEY = NodeKey(b"\x07" * 32)
+KEY, AGENT = NodeKey(b"\x07" * 32), NodeKey(b"\x77" * 32)
 
 
 def caller(sub: str, *scopes: str) -> Caller:
@@ -74,12 +79,17 @@ class Node:
         self.path = str(directory / "registry.db")
         self.wall = 1_790_000_000_000
         self.mono = 1000.0
+        self.others = [Origin(0xA1), Origin(0xB1)]
+        self.distrusted: set[bytes] = set()
+
+    async def _believe(self) -> None:
+        self.sync.shows = lambda entry: entry.origin not in self.distrusted
 
     async def start(self, *, clean: bool = True) -> None:
         self.store = await Store.open(self.path, KEY.public, KEY.derive("store"))
         self.catalog = Catalog()
-        self.sync = RegistrySync(Replica(KEY), self.store, self.catalog, lambda: self.wall)
-        await self.sync.load(clean=clean)
+        self.sync = RegistrySync(Replica(KEY, lambda _: True), self.store, self.catalog, lambda: self.wall)
+        await self.sync.load(clean=clean, held=self._believe)
         self.liveness = Liveness(
             self.catalog,
             monotonic=lambda: self.mono,
@@ -105,7 +115,28 @@ class Node:
 
     async def settle(self) -> None:
         """Until the store has written all that was submitted."""
+        await self.sync.reshowing.settled()
         await self.store.set_meta("settled", b"")
+
+    def signed(self, step: Op) -> Entry:
+        """What another node says in `step`."""
+        other = self.others[step.number % 2]
+        other.now = self.wall
+        if step.what == "gone":
+            cls = Class.INTERNAL if dict(step.fields).get("visibility") == "internal" else Class.PUBLIC
+            return other.gone(step.uid, cls)
+        if step.what == "says":
+            status = dict(step.fields)["status"]
+            return other.status(step.uid, None if status == "active" else status, "so it says", self.wall)
+        fields = {"name": step.uid, "owner": step.owner} | dict(step.fields)
+        cls = Class.INTERNAL if fields.pop("visibility", "") == "internal" else Class.PUBLIC
+        life = fields.pop("life", MAX_LIFE_MS)
+        if (move := fields.pop("move", 0)) > 0:
+            fields["owner_proof"] = other.proof(AGENT, step.uid, move, self.wall + 1000 * fields.pop("proof_s", 9999))
+        wanted = {
+            name: value for name, value in fields.items() if value is not None and name not in ("status", "proof_s")
+        }
+        return other.service(step.uid, cls, life, **wanted)
 
     async def restart(self, *, clean: bool) -> None:
         if clean:
@@ -114,13 +145,14 @@ class Node:
         await self.start(clean=clean)
 
     async def pass_time(self, seconds: float) -> None:
-        end = self.mono + seconds
+        end, looked = self.mono + seconds, self.wall
         while self.mono < end:
             self.mono += 0.25
             self.wall += 250
             await self.liveness.tick()
             if self.liveness._reaping:
                 await asyncio.wait(self.liveness._reaping)
+        self.sync.lapse(looked)
         await self.settle()
 
     def fresh(self, who: Caller, asked: Filter) -> tuple[dict[str, Any], str, str]:
@@ -277,12 +309,37 @@ def op(what: str, **drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[Op]:
     return st.builds(Op, st.just(what), st.sampled_from(UIDS), st.sampled_from(["bob", "carol"]), **drawn)
 
 
+foreign_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["alpha", "beta"]),
+        "tags": st.sampled_from([[], ["x"], ["y"]]),
+        "visibility": st.sampled_from(["internal", "public"]),
+        "acl": st.sampled_from(ACLS),
+        "life": st.sampled_from([4_000, 30_000]),
+        "move": st.integers(0, 4),
+        "proof_s": st.sampled_from([5, 9999]),
+    },
+).map(lambda fields: tuple(fields.items()))
 record_fields = fields_of_a_record.map(lambda fields: tuple(fields.items()))
 ops = st.one_of(
     op("register", fields=record_fields),
     op("register", fields=record_fields),
     op("patch", fields=record_fields),
     op("patch", fields=record_fields),
+    op("register", fields=st.integers(1, 4).map(lambda move: (("move", move),))),
+    op("foreign", fields=foreign_fields, number=st.integers(0, 1)),
+    op("foreign", fields=foreign_fields, number=st.integers(0, 1)),
+    op("foreign", fields=foreign_fields, number=st.integers(0, 1)),
+    op("gone", fields=foreign_fields, number=st.integers(0, 1)),
+    op(
+        "says",
+        fields=st.sampled_from(["active", "degraded", "offline"]).map(lambda s: (("status", s),)),
+        number=st.integers(0, 1),
+    ),
+    op("alias", number=st.integers(0, 1)),
+    op("unalias"),
+    op("distrust", number=st.integers(0, 1)),
     op("delete"),
     op("give", number=st.integers(0, 1)),
     op(
@@ -314,7 +371,16 @@ class History:
 
     async def run(self, steps: list[Op]) -> None:
         for step in steps:
-            if self.gathering and step.what in ("register", "patch", "delete", "give", "beat"):
+            if self.gathering and step.what in (
+                "register",
+                "patch",
+                "delete",
+                "give",
+                "beat",
+                "foreign",
+                "gone",
+                "says",
+            ):
                 self.later.append(step)
                 self.gathering -= 1
                 if not self.gathering:
@@ -355,6 +421,9 @@ class History:
         try:
             if step.what == "register":
                 record = {"name": step.uid, "type": "agent", "id": step.uid, **dict(step.fields)}
+                if move := record.pop("move", 0):
+                    proof = make_proof(AGENT, step.uid, KEY.public, move, self.node.wall + 60_000)
+                    record["owner_proof"] = proof_text(proof)
                 await registry.register(who, orjson.dumps(record))
             elif step.what == "patch":
                 await registry.update(who, step.uid, dict(step.fields))
@@ -364,8 +433,10 @@ class History:
                 await registry.update(ADMIN, step.uid, {"owner": ("bob", "carol")[step.number]})
             elif step.what == "beat":
                 registry.heartbeat(who, step.uid, dict(step.fields).get("status"))
+            else:
+                await feed(self.node.sync, self.node.signed(step))
         except Problem as problem:
-            if problem.status not in (403, 404):
+            if problem.status not in (403, 404, 409):
                 raise
 
     async def _one(self, step: Op) -> None:
@@ -390,6 +461,13 @@ class History:
             node.registry.listings = Listings(node.catalog)
             for poller in self.pollers:
                 poller.loose = 2
+        elif step.what == "alias":
+            await node.sync.reshowing.name(step.uid, node.others[step.number].did)
+        elif step.what == "unalias":
+            await node.sync.reshowing.unname(step.uid)
+        elif step.what == "distrust":
+            node.distrusted ^= {node.others[step.number].key.public}
+            node.sync.reshowing.trust_changed()
         elif step.what in ("restart", "crash"):
             await node.settle()
             await node.restart(clean=step.what == "restart")
@@ -401,7 +479,7 @@ class History:
                 watcher.connect(node, watcher.cursor)
         else:
             await self._change(step)
-            node.wall += step.number
+            node.wall += step.number + 1
         await node.settle()
 
     def _caught_up(self, watcher: Watcher) -> None:
@@ -439,7 +517,7 @@ async def check(steps: list[Op], watching: list[tuple[int, int]], merge_above: i
             await node.store.close()
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     st.lists(ops, min_size=12, max_size=60),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6)), min_size=1, max_size=3),
