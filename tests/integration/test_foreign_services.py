@@ -323,7 +323,7 @@ async def test_explain_says_whence_it_came(node: Node) -> None:
     assert story["received"]["path"] == f"received from berta ({B.did}) over a link"
     status, raw, _ = await admin.get("/api/services/t/signed", Accept="application/cose")
     assert status == 200
-    node.registry.admits = lambda *said: node.trust.admits(*said, now_ms())
+    node.registry.admits = lambda key, cls, root, kind: node.trust.admits(key, cls, root, kind, now_ms())
     status, verdict, _ = await admin.call("POST", "/api/services/verify", raw, Content_Type="application/cose")
     assert (verdict["signature"], verdict["current"], verdict["trust"]) == (True, True, True)
     assert (await admin.get("/api/services/t/signed", Accept="application/jose+json"))[0] == 406
