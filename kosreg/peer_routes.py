@@ -163,18 +163,19 @@ class PeerOut(TypedDict):
     sync: NotRequired[SyncOut]
 
 
-class PeersOut(TypedDict):
-    """In the order in which they came to be trusted; then members that have a link."""
-
-    peers: list[PeerOut]
-
-
 class WhoOut(TypedDict):
-    """One side of a join."""
+    """A node, for people to compare."""
 
     did: str
     name: str
     fingerprint: str
+
+
+class PeersOut(TypedDict):
+    """In the order in which they came to be trusted; then members that have a link."""
+
+    peers: list[PeerOut]
+    self: Annotated[WhoOut, Field(description="This node.")]
 
 
 class JoinedOut(TypedDict):
@@ -307,7 +308,8 @@ async def trust(call: Call) -> Reply:
 
 
 async def list_peers(call: Call) -> Reply:
-    return Reply(200, {"peers": all_peers(call.app)}, _NO_STORE)
+    node = call.app
+    return Reply(200, {"peers": all_peers(node), "self": _who(node.key.public, node.name)}, _NO_STORE)
 
 
 async def show_peer(call: Call) -> Reply:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 from tests.integration.cli.conftest import DEADLINE, KOSREG, Node, environment, start, stop
 
 THIRD = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
+FOURTH = "did:key:z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH"
 FINGERPRINT = r"(?:[a-z2-7]{4}-){5}[a-z2-7]{4}"
 
 
@@ -42,22 +45,92 @@ def test_two_commands_join_two_nodes(pair: tuple[Node, Node], tmp_path: Path) ->
     for print_ in (*mine.values(), *theirs.values()):
         assert print_ in done.stdout
 
-    listed = b.run("peers", "list").stdout
-    assert re.search(rf"^a +{a.ready['did']} +up +peer +[0-9.]+ ms ", listed, re.MULTILINE)
-    shown = b.run("peers", "show", a.ready["did"]).stdout
-    assert re.search(r"^first sync +done$", shown, re.MULTILINE)
+    own, _, table = b.run("peers", "list").stdout.partition("\n")
+    assert re.fullmatch(rf"this node: b  {FINGERPRINT}  {b.ready['did']}", own)
+    print_of_a = mine[a.ready["did"]]
+    assert re.search(rf"^a +{print_of_a[:9]} +up +peer +[0-9.]+ ms .* {a.ready['did']}$", table, re.MULTILINE)
+    for word in (a.ready["did"], "a", print_of_a, print_of_a[:9], print_of_a[:6].upper().replace("-", "")):
+        shown = b.run("peers", "show", word).stdout
+        assert re.search(rf"^key +{a.ready['did']}$", shown, re.MULTILINE)
+        assert re.search(r"^first sync +done$", shown, re.MULTILINE)
     again = b.json("peers", "join", invited.stdout.strip())
     assert again["peer"]["did"] == a.ready["did"]
     assert re.search(rf" used +in \S+ min +{b.ready['did']}$", a.run("peers", "invites").stdout, re.MULTILINE)
 
-    revoked = b.run("peers", "revoke", a.ready["did"], "--purge", "--yes")
+    revoked = b.run("peers", "revoke", "a", "--purge", "--yes")
     assert revoked.stdout == f"{a.ready['did']}\n"
     assert re.search(r"[1-9] entries were dropped", revoked.stderr)
     assert b.json("peers", "show", a.ready["did"])["revoked"]
+    assert re.search(r"^revoked +\S+ \S+ \(", b.run("peers", "show", "a").stdout, re.MULTILINE)
     assert "s" not in [service["id"] for service in b.json("services", "list")["services"]]
-    assert b.run("peers", "restore", a.ready["did"]).stdout == f"{a.ready['did']}\n"
+    assert b.run("peers", "restore", "a").stdout == f"{a.ready['did']}\n"
     assert [record["action"] for record in b.json("audit", "list")["records"]] == ["join", "revoke", "purge", "restore"]
     assert "whole: 4 records" in b.run("audit", "verify").stdout
+
+
+def test_a_name_that_two_peers_have_is_not_guessed(pair: tuple[Node, Node]) -> None:
+    a, _ = pair
+    for did in (THIRD, FOURTH):
+        a.run("peers", "trust", did, "--name", "twin")
+    refused = a.run("peers", "revoke", "twin", "--yes", code=1)
+    prints = [peer["fingerprint"] for peer in a.json("peers", "list")["peers"]]
+    assert all(print_ in refused.stderr for print_ in prints)
+    assert not any(peer.get("revoked") for peer in a.json("peers", "list")["peers"])
+    a.run("peers", "revoke", prints[1][:9], "--yes")
+    assert [bool(peer.get("revoked")) for peer in a.json("peers", "list")["peers"]] == [False, True]
+
+
+def test_a_join_whose_first_sync_is_not_done_in_time_says_what_is_missing(pair: tuple[Node, Node]) -> None:
+    a, b = pair
+    line = a.run("peers", "invite").stdout.strip()
+    done = b.run("peers", "join", line, "--timeout", "0", code=5)
+    assert f"fingerprint  {a.json('peers', 'list')['peers'][0]['fingerprint']}" in done.stdout  # trust is mutual
+    assert f"kosreg peers show {a.ready['did']}" in done.stderr
+    assert b.run("peers", "join", line, "--no-wait").stderr == (
+        "trust is mutual; how the first sync goes: kosreg peers list\n"
+    )
+    body = b.run("peers", "join", line, "--json").stdout
+    assert (body.count("\n"), set(json.loads(body))) == (1, {"peer", "self"})
+
+
+def test_all_of_a_long_first_sync_is_here_when_join_ends_and_a_bar_shows_how_far_it_is(
+    pair: tuple[Node, Node], tmp_path: Path
+) -> None:
+    a, b = pair
+    many = 4000
+    record = {"name": "s", "type": "agent", "visibility": "public", "ttl": 0}
+    file = tmp_path / "many.json"
+    file.write_text(json.dumps([record | {"id": f"s-{number}"} for number in range(many)]))
+    a.run("services", "import", str(file))
+    line = a.run("peers", "invite").stdout.strip()
+    done, shown = on_a_terminal(b, "peers", "join", line)
+    assert done.startswith("joined ")
+    assert "first sync" in shown
+    assert "entries" in shown
+    assert b.json("services", "list", "--limit", "1")["total"] == many
+
+
+def on_a_terminal(node: Node, *words: str) -> tuple[str, str]:
+    """What the command says on stdout, a pipe, and on stderr, a terminal, once it has ended with 0."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [*KOSREG, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        env=environment(KOSREG_DATA_DIR=str(node.directory), TERM="xterm"),
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end was closed
+            while part := os.read(ours, 65_536):
+                shown += part
+        os.close(ours)
+        assert process.stdout is not None
+        said = process.stdout.read()
+        assert process.wait(DEADLINE) == 0, shown.decode()
+    return said, shown.decode()
 
 
 def test_revoking_asks_who_sits_at_a_terminal(pair: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +160,7 @@ def test_trust_by_hand(pair: tuple[Node, Node]) -> None:
     assert re.search(FINGERPRINT, done.stderr)
     peer = a.json("peers", "trust", THIRD, "--class", "public", "--records", "7")
     assert (peer["name"], peer["addresses"], peer["scope"]["records"]) == ("third", ["127.0.0.1:9"], 7)
-    root = a.json("peers", "trust", "did:key:z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH", "--root")
+    root = a.json("peers", "trust", FOURTH, "--root")
     assert root["role"] == "root"
     assert "trusted" in a.run("peers", "list").stdout
 
@@ -103,6 +176,8 @@ def test_trust_by_hand(pair: tuple[Node, Node]) -> None:
         (["trust", THIRD, "--class", "private"], 1, "classes"),
         (["show", THIRD], 4, "peers list"),
         (["restore", THIRD], 4, "peers list"),
+        (["show", "nobody"], 4, "peers list"),
+        (["revoke", "nobody", "--yes"], 4, "peers list"),
     ],
 )
 def test_mistakes_are_told_in_one_place_with_an_exit_code(
@@ -124,7 +199,13 @@ def test_the_log_is_checked_with_the_node_up_and_down_and_a_touched_record_is_na
     finally:
         stop(node)
     assert node.json("audit", "verify") == up
-    assert len(node.json("audit", "list")["records"]) == 3
+    assert [row["seq"] for row in node.json("audit", "list")["records"]] == [1, 2, 3]
+    assert [row["seq"] for row in node.json("audit", "list", "--limit", "2")["records"]] == [2, 3]
+    assert [row["seq"] for row in node.json("audit", "list", "--after", "1", "--limit", "1")["records"]] == [2]
+    assert [row["seq"] for row in node.json("audit", "list", "--all")["records"]] == [1, 2, 3]
+    part = node.run("audit", "list", "--after", "0", "--limit", "2")
+    assert (part.stdout.count("\n"), part.stderr) == (3, "the newest is 3; the rest: --after 2\n")
+    assert node.run("audit", "list", "--after", "3").stdout == ""
     with sqlite3.connect(tmp_path / "a" / "registry.db") as database:
         [(raw,)] = database.execute("SELECT record FROM audit WHERE seq = 2")
         database.execute("UPDATE audit SET record = ? WHERE seq = 2", (raw.replace(b"y", b"q", 1),))
