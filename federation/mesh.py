@@ -125,8 +125,10 @@ class Mesh:
     def overflowed(self, peer: bytes) -> None:
         """Something for `peer` was dropped, since its queue was full: what it misses is found by reconciliation."""
         pair = self.pairs.get(peer)
-        for opening in pair.trees.values() if pair is not None else ():
-            opening.due = True
+        if pair is not None:
+            pair.unsure = True
+            for opening in pair.trees.values():
+                opening.due = True
 
     # What is held
 
@@ -179,6 +181,8 @@ class Mesh:
         for pair in self.pairs.values():
             if not 0 < pair.next_ping_ms - now_ms <= PING_MS:  # due, or the clock was set back
                 effects += self._ping(pair, now_ms)
+            effects += (Send(pair.peer, again, Lane.PUSH) for again in pair.make_sure())
+            effects += pair.announcements()
             pair.ask_again(now_ms)
             effects += pair.wants(now_ms)
             for tree in pair.reconciler.give_up(now_ms):
@@ -376,7 +380,8 @@ class Mesh:
         key = tuple(entry.id for entry in whole)
         if key not in made:
             made[key] = messages.pushes(whole)
-        for message in (*made[key], *messages.ihave(announced)):
+        pair.announce(announced)
+        for message in made[key]:
             yield Send(pair.peer, message, Lane.PUSH)
 
     def _on_ihave(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:

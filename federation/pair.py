@@ -22,6 +22,7 @@ MAX_ORIGINS: Final = 100_000  # that a peer may name in one tree
 MAX_TREES: Final = messages.MAX_TREES
 MAX_REPEATS: Final = 3
 MAX_WANTS: Final = 16  # of a peer that wait for their answer
+MAX_FRESH: Final = 20_000  # ids to be announced with the next tick; what goes beyond is left to reconciliation
 WANTS_AT_ONCE: Final = 2  # of ours that a peer has not answered
 
 
@@ -68,12 +69,14 @@ class Pair:
         self.first = own < peer  # begins to reconcile, so that not both do
         self.trees: dict[Tree, Opening] = {}
         self.refused: Counter[str] = Counter()
+        self.fresh: dict[bytes, None] = {}  # ids of news that the peer is told of with the next tick
         self.haves: deque[bytes] = deque()  # ids that the peer lacks
         self.wanted: deque[tuple[int, deque[bytes]]] = deque()  # what it asked for: number, ids
         self.needs: dict[bytes, None] = {}  # ids that we lack and the peer has
         self.asked: dict[int, list[bytes]] = {}  # wants without an answer: number, ids
         self.asked_ms = 0  # when something of that was last asked or answered
         self.reconciler = Reconciler()
+        self.unsure = False  # what was told may have been lost
         self.room = True  # in the shell's queue for bulk
         self.judging = 0  # entries from this peer that wait to be looked at
         self.rtt_ms: float | None = None
@@ -116,6 +119,18 @@ class Pair:
             return []
         opening.repeats += 1
         return messages.admits(tree, opening.mine, (), fresh=True)
+
+    def make_sure(self) -> list[Message]:
+        """After something was lost: tell the peer all that this side takes once more."""
+        if not self.unsure:
+            return []
+        self.unsure = False
+        return [
+            again
+            for tree, opening in self.trees.items()
+            if opening.mine or opening.theirs
+            for again in messages.admits(tree, opening.mine, (), fresh=True)
+        ]
 
     def take_offer(self, said: Admits) -> bool:
         """What the peer takes; False where it is more than may be."""
@@ -169,6 +184,20 @@ class Pair:
         return found
 
     # What has to go out
+
+    def announce(self, ids: Iterable[bytes]) -> None:
+        """Tell the peer of this news, in no hurry: it is told by others, and an envelope for each id costs as much as
+        the entry itself."""
+        for identity in ids:
+            if len(self.fresh) < MAX_FRESH:
+                self.fresh[identity] = None
+
+    def announcements(self) -> list[Send]:
+        """What is to be announced by now: what is still held, and may still be."""
+        if not self.fresh:
+            return []
+        ids, self.fresh = [identity for identity in self.fresh if self._has(identity)], {}
+        return [Send(self.peer, message, Lane.PUSH) for message in messages.ihave(ids)]
 
     def want(self, ids: Iterable[bytes]) -> None:
         """Ask the peer for `ids` as it can answer."""

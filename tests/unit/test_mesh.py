@@ -162,6 +162,29 @@ def test_a_lazy_peer_asks_for_what_did_not_come() -> None:
         net.run(1000)
 
 
+def test_announcements_share_a_message_and_leave_out_what_may_not_be_any_more() -> None:
+    net = full(6, federation=True)
+    for n in range(30):
+        net.nodes[n % 6].say(f"s{n}")
+        net.run(300)
+    announced: list[list[bytes]] = []
+
+    def tap(source: Node, target: Node, message: Message) -> None:
+        if message["t"] == "ihave":
+            announced.append(message["ids"])  # type: ignore[arg-type]
+
+    net.tap = tap
+    for n in range(10):
+        net.nodes[0].say(f"many{n}")
+    gone = net.nodes[0].say("many9", body=None)
+    net.run()
+    assert not announced, "not before the next tick"
+    net.run(250)
+    assert announced
+    assert {len(ids) for ids in announced} == {10}, "nine that are held, and the tombstone: one message a peer"
+    assert all(gone.id in ids for ids in announced)
+
+
 def test_what_is_lost_on_the_way_is_found_by_its_digest() -> None:
     net = full(2)
     a, b = net.nodes
