@@ -297,6 +297,17 @@ async def _(walk: Walk) -> Any:
         assert MARK.encode() not in body
 
 
+@judge("PUT", "/api/services/{id}/alias")
+@judge("DELETE", "/api/services/{id}/alias")
+async def _(walk: Walk) -> Any:
+    """What an id means is for admins to say; whether there is such a service, the answer does not tell."""
+    for uid in (*HIDDEN, "nothing-here"):
+        for method, body in (("PUT", {"origin": walk.node.did}), ("DELETE", None)):
+            status, _, answer = await walk.eve.see(method, f"/api/services/{uid}/alias", body)
+            assert status == 403, (method, uid)
+            assert MARK.encode() not in answer
+
+
 def _open_route(path: str) -> None:
     @judge("GET", path)
     async def _(walk: Walk) -> Any:
