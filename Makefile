@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LICENCES := MIT;Apache;BSD;MPL;Mozilla Public;PSF;Python Software Foundation;ISC
 
-.PHONY: help run demo test lint bench bench-federation docs soak-kill fuzz-api install dev lock clean
+.PHONY: help run demo test lint bench bench-federation docs soak-kill fuzz-api sim mutants install dev lock clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
@@ -43,6 +43,7 @@ bench: dev              ## our speed beside a bare aiohttp handler, as a table o
 	$(BIN)/python -m tests.bench.node
 
 bench-federation: dev   ## how fast facts travel between nodes, and what that costs
+	$(BIN)/python -m tests.bench.reconcile
 	$(BIN)/python -m tests.bench.federation
 
 docs: dev               ## write the tables of the documentation anew from the code
@@ -53,6 +54,12 @@ soak-kill: dev          ## kill a node under load 50 times: nothing that was ack
 
 fuzz-api: dev           ## schemathesis against a real node for a long time (20 minutes)
 	KOSREG_TEST_EXAMPLES=1000 KOSREG_TEST_SEED=$$(date +%s) $(BIN)/pytest tests/integration/test_openapi_conformance.py
+
+sim: dev                ## 2000 simulated federations that are cut, crashed and wiped (8 minutes)
+	$(BIN)/python -m tests.sim --first $$(date +%s) --runs 2000 --jobs 2
+
+mutants: dev            ## break one rule at a time and see the simulator notice (10 minutes)
+	$(BIN)/python -m tests.sim.mutants
 
 lock: dev               ## write the lock files anew from pyproject.toml
 	$(BIN)/pip install --quiet uv
