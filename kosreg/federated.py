@@ -7,6 +7,7 @@ merged back to `Mesh`, and what that asks for to `PeerNode`. A node that trusts 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from kosreg.membership import Membership
 from kosreg.settings import FederationSettings
 from kosreg.store import Store, StoreError
 
+FREEZE = 10_000  # entries from peers between two reliefs of the garbage collector
 WATCH = 1.0  # s between two looks at what time has changed
 INCARNATION = "incarnation"  # meta: of this key, higher with each start
 
@@ -68,6 +70,7 @@ class Federation:
         self._looking: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._seen = -1
+        self._taken = 0  # entries from peers since the last freeze
 
     async def load(self) -> None:
         """Read what is kept of the federation, and join the parts. Raises StoreError."""
@@ -159,6 +162,11 @@ class Federation:
                 log.warning("the internal entries are not moved yet", error=str(error))
 
     def _merged(self, entries: Sequence[Entry], peer: bytes | None) -> None:
+        if peer is not None:
+            self._taken += len(entries)
+            if self._taken >= FREEZE:  # what was taken stays: the collector need not walk it (50 ms at 100,000)
+                self._taken = 0
+                gc.freeze()
         self.peer_node.perform(self.mesh.merged(entries, peer, self._wall_ms()))
         if self.trust.version != self._seen:
             self.trust_changed()

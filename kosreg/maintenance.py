@@ -100,4 +100,5 @@ class Maintenance:
         for start in range(0, len(gone), PURGED):
             await self._node.store.commit(Batch(purge=[entry.key for entry in gone[start : start + PURGED]]))
         if gone:
+            await self._node.sync.reshowing.purged()
             log.info("purged", entries=len(gone))

@@ -119,11 +119,10 @@ class Node:
         clean = await self.store.get_meta(CLEAN) == b"1"
         gc.disable()  # it would walk what was loaded again and again, and all of it stays
         try:
-            entries = await self.sync.load(clean=clean)
+            entries = await self.sync.load(clean=clean, held=self.federation.load)
         finally:
             gc.enable()
         await self.store.set_meta(CLEAN, b"0")
-        await self.federation.load()
         self.audit = await Audit.open(self.store, self.key.public, now_ms)
         self.peers = Peers(
             self.key.public,
@@ -159,6 +158,8 @@ class Node:
             wall_ms=now_ms,
             monotonic=time.monotonic,
         )
+        self.registry.admits = lambda key, cls, root, kind: self.trust.admits(key, cls, root, kind, now_ms())
+        self.registry.peer_name = self._name_of
         self.liveness.start()
         await self.registry.ensure(
             self.did, {"name": self.name, "type": "node", "version": self.version, "ttl": 0}, ADMIN
@@ -184,6 +185,10 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task failed", task=str(task), exc_info=error)
+
+    def _name_of(self, peer: bytes) -> str:
+        anchor = self.trust.anchors().get(peer)
+        return "" if anchor is None else anchor.name
 
     def federated(self) -> dict[str, Any]:
         """For `GET /api/node`: where peers reach it, its federation, how many peers it has."""
@@ -216,6 +221,7 @@ class Node:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sync.reshowing.stop()
         try:
             if hasattr(self, "liveness"):
                 self.liveness.flush()

@@ -41,6 +41,8 @@ async def purge_origin(sync: RegistrySync, trust: Trust, origin: bytes) -> int:
     for entry in sync.replica.map.forget(origin):
         sync.replica.holdings.drop(entry)
     trust.unlearn(origin)
+    if held:
+        await sync.reshowing.purged()
     log.info("purged", entries=len(held), peer=did_of(origin))
     return len(held)
 
