@@ -100,7 +100,7 @@ MUTANTS: Final = (
         "a clock far ahead: what it signed is never said again",
         "federation/replica.py",
         "    return entry.valid_until > now_ms + max_life_ms(entry.kind) + CLOCK_TOLERANCE_MS",
-        "    return entry.valid_until > now_ms + 100 * max_life_ms(entry.kind)",
+        "    return entry.valid_until > now_ms + 1000 * max_life_ms(entry.kind)",
     ),
     Mutant(
         "a clock that is set back: no ping for as long as it was ahead",
