@@ -141,7 +141,8 @@ class Fact:
 @dataclass(slots=True, eq=False)
 class Entry:
     """One fact as its origin signed it. `raw`: the whole COSE message; `id`: SHA-256 of what was signed; `live`: False
-    for a tombstone.
+    for a tombstone; `body`: what it says, from when it is taken apart until it is shown, then None again: whoever needs
+    it later takes it from `raw`.
 
     Equal ids mean equal facts of one origin, so that is what equality compares. Whether the signature holds is not
     known from here.
@@ -157,6 +158,7 @@ class Entry:
     live: bool
     id: bytes
     raw: bytes
+    body: object = None
 
     @property
     def key(self) -> Key:
@@ -191,6 +193,7 @@ def entry_of(payload: bytes, origin: bytes, id: bytes, raw: bytes) -> Entry:
         fields[_BODY] is not None,
         id,
         raw,
+        fields[_BODY],
     )
 
 

@@ -69,7 +69,8 @@ class Mesh:
         self.pairs: dict[bytes, Pair] = {}
         self._broadcast = Broadcast()
         self._work: dict[bytes, deque[_Work]] = {}  # by peer; whose turn it is stands first
-        self._verifying: dict[bytes, Verify] = {}  # peers whose work waits
+        self._verifying: dict[bytes, Verify] = {}  # what is being checked elsewhere, by peer
+        self._paused: set[bytes] = set()  # peers whose work can only go on with the verdicts
         self._verdicts: dict[bytes, list[bool]] = {}
         self._landing: dict[bytes, Entry] = {}  # by id: verified and not merged yet
         self._trust_seen = -1
@@ -101,6 +102,7 @@ class Mesh:
         if self.pairs.pop(peer, None) is not None:
             self._broadcast.closed(peer)
             self._verifying.pop(peer, None)
+            self._paused.discard(peer)
             self._verdicts.pop(peer, None)
             for work in self._work.pop(peer, ()):
                 work.close()
@@ -192,7 +194,7 @@ class Mesh:
 
     def work(self, now_ms: int) -> list[Effect]:
         """Does one slice of what waits, about a millisecond; see `busy`. The peers take turns."""
-        while waiting := [peer for peer in self._work if peer not in self._verifying]:
+        while waiting := [peer for peer in self._work if peer not in self._paused]:
             peer, queue = waiting[0], self._work[waiting[0]]
             try:
                 effects = next(queue[0])
@@ -214,6 +216,7 @@ class Mesh:
         """Which signatures of `asked` hold, in its order: `work` goes on with what came from this peer."""
         if self._verifying.get(asked.peer) is asked:  # not so where the link has closed meanwhile
             del self._verifying[asked.peer]
+            self._paused.discard(asked.peer)
             self._verdicts[asked.peer] = verdicts
 
     def _later(self, pair: Pair, work: _Work) -> None:
@@ -222,7 +225,7 @@ class Mesh:
     @property
     def busy(self) -> bool:
         """Whether `work` has something to do."""
-        return len(self._work) > len(self._verifying)
+        return len(self._work) > len(self._paused)
 
     def backlog(self, peer: bytes) -> int:
         """Entries from `peer` that wait to be judged: while there are many, no more should be read from it."""
@@ -284,6 +287,7 @@ class Mesh:
         """
         taken: list[Entry] = []
         stale: set[Tree] = set()  # of what came twice
+        checked: list[Entry] = []  # whose signatures are being checked elsewhere
         left = len(said.raws)
         whole = False
         try:
@@ -297,16 +301,17 @@ class Mesh:
                         yield effects
                         effects = []
                 if here:
-                    verdicts = [verify_entry(entry) for entry in some]
-                elif some:
-                    yield [*effects, Verify(pair.peer, tuple(some))]
-                    effects, verdicts = [], self._verdicts.pop(pair.peer)
-                for entry, verdict in zip(some, verdicts if some else (), strict=True):
-                    self._took(pair, self.replica.accept(entry, verdict, now_ms), taken, effects)
+                    self._accept(pair, some, [verify_entry(entry) for entry in some], taken, effects, now_ms)
+                else:  # these are verified while the next are looked at
+                    yield from self._verified_by_now(pair, checked, taken, now_ms)
+                    if some:
+                        yield [Verify(pair.peer, tuple(some))]
+                    checked = some
                 done = min(CHUNK, len(said.raws) - start)
                 pair.judging -= done
                 left -= done
                 yield effects
+            yield from self._verified_by_now(pair, checked, taken, now_ms)
             effects, whole = self._judged(pair, said, taken, stale, now_ms), True
         except _Spoilt as spoilt:
             effects = [Close(pair.peer, "bad-entry", str(spoilt))]
@@ -316,6 +321,29 @@ class Mesh:
                 self.replica.failed(Persist(tuple(taken), now_ms))
                 self.failed(taken)
         yield effects
+
+    def _verified_by_now(self, pair: Pair, some: list[Entry], taken: list[Entry], now_ms: int) -> _Work:
+        """Waits for the verdicts about `some`, and accepts what is good. Raises _Spoilt."""
+        if not some:
+            return
+        if pair.peer in self._verifying:
+            self._paused.add(pair.peer)
+            yield []
+        effects: list[Effect] = []
+        self._accept(pair, some, self._verdicts.pop(pair.peer), taken, effects, now_ms)
+        yield effects
+
+    def _accept(
+        self,
+        pair: Pair,
+        some: list[Entry],
+        verdicts: list[bool],
+        taken: list[Entry],
+        effects: list[Effect],
+        now_ms: int,
+    ) -> None:
+        for entry, verdict in zip(some, verdicts, strict=True):
+            self._took(pair, self.replica.accept(entry, verdict, now_ms), taken, effects)
 
     def _examine(self, pair: Pair, raw: bytes, some: list[Entry], effects: list[Effect], now_ms: int) -> Entry | None:
         """What is known already is returned; what must be verified goes into `some`. Raises _Spoilt."""

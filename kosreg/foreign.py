@@ -102,7 +102,7 @@ def service_of(entry: Entry, origin: str, seq: int = 0) -> ForeignService | None
     """The service that `entry`, a live one of another node (`origin`: its DID), says; None where it is no record."""
     try:
         _NAME.validate_python(entry.name, strict=True)
-        said = fact_of(entry).body
+        said = fact_of(entry).body if entry.body is None else entry.body
         body = cast("dict[str, Any]", _BODY.validate_python(said, strict=True))
         if "name" not in body or "type" not in body:
             return None

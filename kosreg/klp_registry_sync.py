@@ -324,6 +324,8 @@ class RegistrySync:
             rows = {(e.origin, e.name): row for row, e in enumerate(persist.entries) if e.kind in SHOWN_KINDS}
             for subject in sorted(touched, key=rows.__getitem__):
                 self._show(subject, touched[subject], batch.seq + rows[subject], arrival)
+        for entry in persist.entries:
+            entry.body = None  # it is shown: 100,000 bodies are too many to keep
         self.on_merged(persist.entries, arrival.peer)
 
     def _show(self, subject: Subject, changes: list[Changed], seq: int, arrival: Arrival) -> None:
