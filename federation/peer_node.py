@@ -224,7 +224,11 @@ class PeerNode:
         for effect in effects:
             if isinstance(effect, Send):
                 link = self._links.get(effect.peer)
-                if link is None or (self.drop is not None and self.drop(effect.peer, effect.message)):
+                if link is None:
+                    continue
+                if self.drop is not None and self.drop(effect.peer, effect.message):
+                    if effect.lane is Lane.BULK:  # it has left the queue all the same
+                        asyncio.get_running_loop().call_soon(self.bulk_sent, link)
                     continue
                 if self.trace is not None:
                     self.trace("out", effect.peer, effect.message)

@@ -51,6 +51,8 @@ class Reshowing:
         time it looked at. Own entries stay in the store."""
         sync, catalog = self._sync, self._catalog
         now = sync.wall_ms()
+        if now < since:  # the clock was ahead: what lapsed by it is not past yet
+            self.trust_changed()
         for change in sync.replica.lapse(since, now):
             origin, uid = did(change.origin), change.name
             if change.kind == "service":
@@ -88,8 +90,6 @@ class Reshowing:
             self._again = False
             replica = self._sync.replica
             for origin in list(replica.map.origins):
-                if origin == replica.origin:
-                    continue
                 await asyncio.sleep(0)
                 names = [entry.name for entry in replica.map.of(origin) if entry.kind == "service" and entry.live]
                 for start in range(0, len(names), SLICE):
@@ -102,7 +102,10 @@ class Reshowing:
         for uid in names:
             entry = sync.replica.map.view(origin, "service", uid, now)
             held = self._catalog.claim(uid, did(origin))
-            if (held is not None) != (entry is not None and sync.shows(entry)):
+            own = origin == sync.replica.origin
+            if (held is not None) != (entry is not None and (own or sync.shows(entry))) and not (
+                own and sync.busy(uid)
+            ):
                 changed.append(uid)
         if changed:
             await self._note()
@@ -120,6 +123,8 @@ class Reshowing:
             if held is not None and not service.foreign:
                 service.live_from(held)
             catalog.put(service, now)
+            if held is None and not service.foreign:
+                self._sync.on_adopted(service)
         else:
             catalog.remove(uid, did(origin), seq, now)
 
