@@ -14,7 +14,7 @@ from crdt.entry import Entry
 from federation.connections import Connections, LinkEvent
 from federation.cose import verify_entry
 from federation.dialler import Dialler
-from federation.effects import Close, Effect, Send, Store, Verify
+from federation.effects import Close, Effect, Lane, Send, Store, Verify
 from federation.envelope import Message, encode_message
 from federation.handshake import Greeter, Redeemer, certificate_in
 from federation.identity import NodeKey
