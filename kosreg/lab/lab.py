@@ -72,7 +72,8 @@ class Lab:
         self.federations = {
             name: Federation(name, [self.names[number] for number in members]) for name, members in wish.items()
         }
-        self.directory = Path()
+        self.directory = Path("/nonexistent")  # until it is made; never a place that is there
+        self._made = False  # `directory` was made by this lab, and by nobody else: only then may it be removed
         self.nodes: list[LabNode] = []
         self.links: list[Link | NamespaceLink] = []
         self.keep = keep
@@ -87,6 +88,7 @@ class Lab:
 
     async def __aenter__(self) -> Self:
         self.directory = self._make_directory()
+        self._made = True
         try:
             await self._start()
         except BaseException:
@@ -119,7 +121,10 @@ class Lab:
         await self.start()
 
     async def close(self) -> None:
-        """End all and remove all (a lab that is kept ends its nodes in good order)."""
+        """End all and remove all (a lab that is kept ends its nodes in good order). Does nothing where nothing was
+        made: whoever could not start may be closed as well."""
+        if not self._made:
+            return
         if self.keep:
             await asyncio.gather(*(node.stop() for node in self.nodes), return_exceptions=True)
         await asyncio.gather(*(node.close() for node in self.nodes), return_exceptions=True)
@@ -132,6 +137,7 @@ class Lab:
             self._hooks = None
         else:
             shutil.rmtree(self.directory, ignore_errors=True)
+        self._made = False
 
     def _make_directory(self) -> Path:
         if self._given is None:
