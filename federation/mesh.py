@@ -508,6 +508,7 @@ class Mesh:
         if not pair.busy():
             for tree, number, complete in pair.reconciler.finished():
                 if complete:
+                    pair.trees[tree].equal = True
                     pair.equal_ms = now_ms
                     pair.differing = 0
                     effects.append(Send(pair.peer, messages.sync_end(tree, number), Lane.BULK))
@@ -521,6 +522,8 @@ class Mesh:
         if tree is None or type(number) is not int:
             return [_malformed(pair, "sync.end")]
         pair.reconciler.ended(tree, number)
+        if tree in pair.trees:
+            pair.trees[tree].equal = True
         pair.equal_ms = now_ms
         pair.differing = 0
         return []
@@ -546,6 +549,7 @@ class Mesh:
             unheard = (tree in ours) != (tree in ping.digests) or (bool(opening.mine) and not opening.known)
             if tree not in differ and not unheard:
                 opening.strikes = opening.repeats = 0
+                opening.equal = opening.equal or tree in ours
                 continue
             opening.strikes += 1
             if opening.strikes >= (STRIKES if pair.first else LATE_STRIKES):

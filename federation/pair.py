@@ -39,6 +39,7 @@ class Opening:
     strikes: int = 0
     repeats: int = 0
     due: bool = False
+    equal: bool = False  # the two sides were found to hold the same since more was opened
 
     def ready(self) -> bool:
         """Whether both sides have said what they take."""
@@ -288,6 +289,7 @@ class Pair:
 
     def view(self, now_ms: int) -> View:
         """For `peers list`."""
+        equal = [opening.equal for opening in self.trees.values() if opening.ready()]
         return View(
             rtt_ms=self.rtt_ms,
             offset_ms=self.offset_ms,
@@ -295,6 +297,6 @@ class Pair:
             differing=self.differing,
             expected=self.expected,
             received=self.received,
-            synced=self.equal_ms is not None and not self.busy(),
+            synced=bool(equal) and all(equal) and not self.busy(),
             refused=dict(self.refused),
         )

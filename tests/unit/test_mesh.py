@@ -48,6 +48,27 @@ def test_what_was_there_before_the_link_is_found(count: int) -> None:
         assert (view.synced, view.differing) == (True, 0)
 
 
+def test_a_first_sync_is_not_told_as_done_between_two_trees() -> None:
+    net = Net(2)
+    a, b = net.nodes
+    for n in range(300):
+        a.say(f"a{n}")
+    a.trusts(b)
+    b.trusts(a)
+    held: set[int] = set()  # by b, whenever one of the two tells that all is there
+
+    def look(source: Node, target: Node, message: Message) -> None:
+        for node, peer in ((a, b), (b, a)):
+            view = node.mesh.view(peer.key.public, net.now)
+            if view is not None and view.synced:
+                held.add(len(b.names()))
+
+    net.tap = look
+    net.link(a, b)
+    net.run(6000)
+    assert held == {300}
+
+
 def test_nothing_is_taken_from_whom_one_does_not_trust() -> None:
     net = Net(2)
     a, b = net.nodes
