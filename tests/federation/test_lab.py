@@ -83,7 +83,26 @@ async def test_a_clock_is_wrong_when_it_is_told_and_after_a_restart(lab: Make) -
         assert abs(await ahead()) < 5
 
 
-async def test_a_lab_says_what_it_cannot_do(lab: Make, tmp_path: Path) -> None:
+async def test_a_lab_that_did_not_start_removes_nothing(
+    lab: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the directory that was in its way, nor the one in which it was called."""
+    here, taken = tmp_path / "here", tmp_path / "taken"
+    for directory in (here, taken):
+        directory.mkdir()
+        (directory / "kept").touch()
+    monkeypatch.chdir(here)
+    for broken in (lab(1), lab(1, directory=taken), lab(1, directory=tmp_path / ("x" * 90))):
+        if broken._given is not None:
+            with pytest.raises(LabError):
+                await broken.__aenter__()
+        await broken.close()
+    assert (here / "kept").exists()
+    assert (taken / "kept").exists()
+
+
+async def test_a_lab_says_what_it_cannot_do(lab: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(LabError, match="1 to 64"):
         lab(65)
     with pytest.raises(LabError, match="is there already"):
