@@ -426,7 +426,7 @@ class Mesh:
         if want.graft:
             for identity in want.ids:
                 entry = self.replica.holdings.by_id.get(identity)
-                tree = None if entry is None else tree_of(entry)
+                tree = None if entry is None or not pair.may_hold(entry) else tree_of(entry)
                 if tree is not None:
                     self._broadcast.make_eager(pair.peer, tree)
         if not pair.answer(want):

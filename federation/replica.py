@@ -252,10 +252,10 @@ class Replica:
             entry = decode_entry(raw, self._map.origins)
         except EntryError as error:
             return self._refuse(Fault.RELAY, error.detail, None)
+        if not may_come(entry):  # first: what follows would tell the peer whether something is held under its key
+            return self._refuse(Fault.ORIGIN, "not to be had from this peer", entry)
         if (older := self._not_newer(entry)) is not None:
             return older
-        if not may_come(entry):
-            return self._refuse(Fault.ORIGIN, "not to be had from this peer", entry)
         if entry.origin == self.origin:
             return entry
         if not self._admits(entry):

@@ -526,3 +526,36 @@ def test_no_more_questions_are_open_than_a_slow_peer_takes(monkeypatch: pytest.M
         net.do(a, a.mesh.received(b.key.public, messages.ihave([bytes([n]) * 32])[0], net.now))
         net.run(500)
     assert a.closes == b.closes == []
+
+
+def test_asking_for_an_id_outside_ones_set_changes_nothing() -> None:
+    net = Net(3)
+    a, b, c = net.nodes
+    a.trusts(b, c)
+    b.trusts(a)
+    net.link(a, b)
+    net.run(1000)
+    secret = sign_entry(c.key, Fact("service", "of-c", 1 << 60, Class.PUBLIC, net.now + DAY_MS, {}))
+    a.take(secret)  # a holds it, and b, which does not trust c, may not learn that
+    pushed: list[Message] = []
+    for identity in (b"\x01" * 32, secret.id):
+        net.do(a, a.mesh.received(b.key.public, messages.prune(PUBLIC_FACTS), net.now))
+        net.do(a, a.mesh.received(b.key.public, messages.want(9, [identity], graft=True), net.now))
+        net.run()
+        net.tap = lambda _source, _target, message: pushed.append(message) if message["t"] == "entries" else None
+        a.say(f"news-{identity[:1].hex()}")
+        net.tap = lambda _source, _target, _message: None
+        net.run(1000)
+    assert pushed == [], "one answer would tell that the entry is there"
+
+
+def test_a_forged_entry_outside_what_is_open_finds_nothing_out() -> None:
+    net = full(2)
+    a, b = net.nodes
+    secret = a.say("secret", Class.PRIVATE)
+    for name in ("secret", "unknown"):
+        forged = Fact("service", name, secret.stamp, Class.PRIVATE, secret.valid_until - 1, {"forged": True})
+        raw = bytearray(sign_entry(b.key, forged).raw)
+        raw = raw.replace(b.key.public, a.key.public)
+        net.do(a, a.mesh.received(b.key.public, {"t": "entries", "entries": [bytes(raw)]}, net.now))
+        assert a.closes == [], f"a link that closes tells that {name} is there"
