@@ -34,6 +34,7 @@ PING_MS: Final = 5_000
 STRIKES: Final = 3  # pings in a row that find a difference, before the first of the two reconciles
 LATE_STRIKES: Final = 5  # … before the other does, where the first has not
 SLICE: Final = 24  # entries looked at in one slice: about half a millisecond, the signatures apart
+WAITING: Final = 64  # entries that a message which waits counts as: one of a session may have 64 KiB
 CHUNK: Final = 96  # entries whose signatures are checked at once: some 5 ms of another thread
 
 _Work = Generator[list[Effect], None, None]
@@ -228,9 +229,10 @@ class Mesh:
         return len(self._work) > len(self._paused)
 
     def backlog(self, peer: bytes) -> int:
-        """Entries from `peer` that wait to be judged: while there are many, no more should be read from it."""
+        """Entries from `peer` that wait to be judged, and messages that wait for their turn, each as `WAITING` entries:
+        while there are many, no more should be read from it."""
         pair = self.pairs.get(peer)
-        return 0 if pair is None else pair.judging
+        return 0 if pair is None else pair.judging + WAITING * len(self._work.get(peer, ()))
 
     def view(self, peer: bytes, now_ms: int) -> View | None:
         """What `peers list` shows of a link; None where there is none."""

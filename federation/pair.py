@@ -230,8 +230,10 @@ class Pair:
 
     def graft(self, ids: list[bytes], now_ms: int) -> Iterator[Send]:
         """Ask for what was announced and did not come, and to be pushed news again. Where many questions are open
-        these ids wait, so that a slow peer is not asked more than it takes."""
-        self.want(ids)
+        these ids wait, so that a slow peer is not asked more than it takes; where many wait, they are left to
+        reconciliation."""
+        if len(self.needs) < MAX_FRESH:
+            self.want(ids)
         while self.needs and len(self.asked) < MAX_WANTS // 2:
             yield from self._ask(now_ms, graft=True)
 

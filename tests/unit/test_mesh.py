@@ -14,7 +14,9 @@ from federation import messages
 from federation.cose import sign_entry, verify_entry
 from federation.effects import Effect
 from federation.identity import NodeKey
-from federation.messages import Message
+from federation.link import BACKLOG
+from federation.messages import Message, Round
+from federation.pair import MAX_FRESH
 from federation.partitions import PUBLIC_FACTS
 from tests.unit.meshes import LIFE, NOW, ROOT, Net, Node, full, line
 
@@ -559,3 +561,30 @@ def test_a_forged_entry_outside_what_is_open_finds_nothing_out() -> None:
         raw = raw.replace(b.key.public, a.key.public)
         net.do(a, a.mesh.received(b.key.public, {"t": "entries", "entries": [bytes(raw)]}, net.now))
         assert a.closes == [], f"a link that closes tells that {name} is there"
+
+
+def test_messages_of_sessions_that_wait_are_counted() -> None:
+    """Each may hold 64 KiB: a peer that sends them faster than they are answered is not read on."""
+    net = full(2)
+    a, b = net.nodes
+    flood = messages.sync_round(Round(PUBLIC_FACTS, 1, False, net.now, 0, b"\x61" + bytes(60_000)))
+    before = a.mesh.backlog(b.key.public)
+    for _ in range(100):
+        net.do(a, a.mesh.received(b.key.public, flood, net.now))
+    assert a.mesh.backlog(b.key.public) - before > 4 * BACKLOG
+    net.run()
+    assert a.mesh.backlog(b.key.public) == 0
+
+
+def test_what_a_peer_announces_and_never_gives_does_not_pile_up() -> None:
+    net = full(2)
+    a, b = net.nodes
+    pair = a.mesh.pairs[b.key.public]
+    for n in range(8):
+        for part in range(20):
+            ids = [(n * 20_000 + part * 1_000 + m).to_bytes(32, "big") for m in range(1, 1_001)]
+            a.mesh.received(b.key.public, {"t": "ihave", "ids": ids}, net.now)
+        for _ in range(6):
+            net.now += 250
+            a.mesh.tick(net.now)
+    assert len(pair.needs) <= 2 * MAX_FRESH
