@@ -110,8 +110,13 @@ class Reconciler:
         return ended
 
     def give_up(self, now_ms: int) -> list[Tree]:
-        """Trees whose session of ours heard nothing for too long, or the clock was set back. Forgets them."""
-        silent = [tree for tree, session in self._asking.items() if not 0 <= now_ms - session.heard_ms <= SILENCE_MS]
+        """Trees whose session of ours heard nothing for too long, or the clock was set back. Forgets them. (One that
+        has asked all waits for nothing but what it found to get there: another would find the same again.)"""
+        silent = [
+            tree
+            for tree, session in self._asking.items()
+            if not session.done and not 0 <= now_ms - session.heard_ms <= SILENCE_MS
+        ]
         for tree in silent:
             del self._asking[tree]
         return silent

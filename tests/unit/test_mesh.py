@@ -588,3 +588,18 @@ def test_what_a_peer_announces_and_never_gives_does_not_pile_up() -> None:
             net.now += 250
             a.mesh.tick(net.now)
     assert len(pair.needs) <= 2 * MAX_FRESH
+
+
+def test_what_is_still_on_its_way_is_not_found_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net(2)
+    a, b = sorted(net.nodes, key=lambda node: node.key.public)
+    for n in range(40):
+        a.say(f"a{n}")
+    a.trusts(b)
+    b.trusts(a)
+    monkeypatch.setattr(a.mesh, "sent", lambda peer, now_ms: [])  # a reader that is slow
+    net.link(a, b)
+    pair = a.mesh.pairs[b.key.public]
+    pair.room = False
+    net.run(180_000)
+    assert len(pair.haves) == 40
