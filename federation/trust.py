@@ -119,8 +119,10 @@ class Trust:
         return MappingProxyType(self._anchors)
 
     def keys(self) -> set[bytes]:
-        """All keys of which anything is known: anchors, and subjects of certificates. `admits` is False for others."""
-        return {*self._anchors, *self._certs}
+        """All keys of which anything counts here: anchors, and whom roots have certified. `admits` is False for
+        others."""
+        certified = (key for key, issued in self._certs.items() if any(map(self._is_root, issued)))
+        return {*self._anchors, *certified}
 
     # What certificates say
 
@@ -140,8 +142,10 @@ class Trust:
         if known is not None and known.order >= entry.order:
             return False
         issued[entry.origin] = _read(entry)
-        self._moved()
-        return True
+        counts = self._is_root(entry.origin)  # else it changes no answer, and any peer can sign as many as it likes
+        if counts:
+            self._moved()
+        return counts
 
     def unlearn(self, issuer: bytes) -> None:
         """Forgets all certificates by `issuer`: its entries were purged."""

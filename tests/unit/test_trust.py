@@ -285,3 +285,15 @@ def test_what_issue_cert_makes_is_a_strict_entry_of_the_root() -> None:
 def test_no_certificate_holds_for_longer_than_400_days_or_never(end: int) -> None:
     with pytest.raises(ValueError, match="400 days"):
         issue_cert(ROOT, MEMBER.public, now_ms=NOW, not_after=end)
+
+
+def test_who_is_no_root_here_moves_nothing_by_what_it_certifies() -> None:
+    """Any peer may sign certificates: each must not make this node ask everything again."""
+    trust = trusting(Anchor(PEER.public, Role.PEER))
+    before = trust.version
+    assert not trust.learn(issue_cert(PEER, MEMBER.public, now_ms=NOW))
+    assert trust.version == before
+    assert trust.keys() == {PEER.public}
+    trust.put(Anchor(PEER.public, Role.ROOT))
+    assert trust.keys() == {PEER.public, MEMBER.public}
+    assert trust.roots_of(MEMBER.public, NOW) == {PEER.public}
