@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from kosreg.cli import audit, doctor, lab, peers, running, services, status, tokens, transfer, verifying, watching
+from kosreg.cli import (
+    audit,
+    doctor,
+    joining,
+    lab,
+    peers,
+    running,
+    services,
+    status,
+    tokens,
+    transfer,
+    verifying,
+    watching,
+)
 from kosreg.cli.shared import Cli, group
 
 app = typer.Typer(
@@ -24,8 +37,8 @@ running.add_to(app)
 status.add_to(app)
 doctor.add_to(app)
 
-# Importing them put their commands into `services.app`.
-PARTS = (transfer, verifying, watching)
+# Importing them put their commands into `services.app` and `peers.app`.
+PARTS = (joining, transfer, verifying, watching)
 
 
 @group(

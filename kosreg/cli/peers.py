@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
 
-from kosreg.cli.shared import Cli, clean, command, group, usage
+from kosreg.cli.shared import Cli, Exit, Refusal, clean, command, group, usage
 from kosreg.durations import parse_duration
 
 if TYPE_CHECKING:
-    from kosreg.client.http import Client
+    from rich.text import Text
 
-POLL = 0.1  # s between two looks at a first sync
-PATIENCE = 20.0  # s without news of it: it goes on by itself, and nobody has to watch
-MAX_LINE = 8192  # characters read from stdin
+CLOCK_MS = 10_000  # a clock that is off by more is marked: entries of such a node win, or lose, where they should not
+LEAST_PREFIX = 4  # characters of a fingerprint that name a peer
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Join other nodes, and decide whom to trust.")
 
@@ -31,7 +26,11 @@ def peers(cli: Cli) -> None:
     pass
 
 
-Did = Annotated[str, typer.Argument(metavar="DID", show_default=False, help="Its key, from `kosreg peers list`.")]
+Did = Annotated[str, typer.Argument(metavar="DID", show_default=False, help="Its key, as did:key:z6Mk….")]
+Peer = Annotated[
+    str,
+    typer.Argument(metavar="PEER", show_default=False, help="Its DID, or its name or the start of its fingerprint."),
+]
 
 
 @command(
@@ -80,95 +79,6 @@ def invites(cli: Cli) -> None:
         ([one["id"], one["state"], ago(one["expires"]), one.get("name"), one.get("joiner")] for one in found),
         optional=("NAME",),
     )
-
-
-@command(
-    app, "join", example=["kosreg peers join kosreg1:…", "ssh other-host kosreg peers invite | kosreg peers join -"]
-)
-def join(
-    cli: Cli,
-    line: Annotated[
-        str,
-        typer.Argument(metavar="LINE|-", show_default=False, help="What `kosreg peers invite` printed; - is stdin."),
-    ],
-    wait: Annotated[bool, typer.Option(help="Wait until this node has all that it may have of the other.")] = True,
-) -> None:
-    """Joins the node that gave the invite. Ends when trust is mutual and the first sync is done."""
-    if line == "-":
-        line = sys.stdin.read(MAX_LINE)
-    body = cli.run(_join(cli, line, wait))
-    if cli.json:
-        cli.answer_json(body)
-        return
-    from kosreg.cli.show import pairs
-
-    other, own = body["peer"], body["self"]
-    pairs(
-        [
-            ("joined", other["name"]),
-            ("", other["did"]),
-            ("fingerprint", other["fingerprint"]),
-            ("this node", own["name"]),
-            ("", own["did"]),
-            ("fingerprint", own["fingerprint"]),
-        ]
-    )
-    sync = body.get("sync")
-    if sync is None:
-        cli.note("trust is mutual; see how the link is with: kosreg peers list")
-    elif not sync["synced"]:
-        cli.note("trust is mutual; the first sync goes on: kosreg peers list")
-
-
-async def _join(cli: Cli, line: str, wait: bool) -> dict[str, Any]:
-    async with cli.client() as client:
-        said: dict[str, Any] = (await client.call("POST", "/api/peers/join", body={"line": line.strip()})).object()
-        if wait:
-            said["sync"] = await _first_sync(cli, client, said["peer"]["did"])
-        return said
-
-
-async def _first_sync(cli: Cli, client: Client, did: str) -> dict[str, Any] | None:
-    """Until this node has what the peer has, or nothing has come for some time. None where there is no link."""
-    seen: tuple[int, int] | None = None
-    news = time.monotonic()
-    with _bar(cli) as show:
-        while True:
-            peer: dict[str, Any] = (await client.call("GET", _path(did))).object()
-            sync: dict[str, Any] | None = peer.get("sync")
-            if sync is not None:
-                show(sync["received"], sync["expected"])
-                held = (sync["received"], peer["held"])
-                if sync["synced"] and held == seen:  # what came last is on disk, too
-                    return sync
-                if held != seen:
-                    seen, news = held, time.monotonic()
-            if time.monotonic() - news > PATIENCE:
-                return sync
-            await asyncio.sleep(POLL)
-
-
-@contextlib.contextmanager
-def _bar(cli: Cli) -> Iterator[Callable[[int, int], None]]:
-    """Shows on stderr how far a sync is: a bar for people, a line every two seconds in a log."""
-    if not cli.json and sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("first sync"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total or None)
-        return
-    said = time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal said
-        if time.monotonic() - said > 2:
-            said = time.monotonic()
-            cli.note(f"first sync: {done} of {total} entries")
-
-    yield show
 
 
 @command(
@@ -226,23 +136,29 @@ def trust(
 
 @command(app, "list", example=["kosreg peers list", "kosreg peers list --json | jq -r '.peers[].did'"])
 def list_peers(cli: Cli) -> None:
-    """Lists the keys that are trusted, or revoked, here, and how the links are."""
+    """Lists the keys that are trusted, or revoked, here, and how the links are; above them this node itself.
+
+    CLOCK: how far the peer's is ahead, or behind. LAG: since both last held the same. DIFFER: entries that one side
+    lacked when they last compared. REFUSED: what was not taken from it, and why."""
     body = cli.run(_call(cli, "GET", "/api/peers"))
     if cli.json:
         cli.answer(body)
         return
     from kosreg.cli.show import styled, table
 
-    found = json.loads(body)["peers"]
+    answer = json.loads(body)
+    own, found = answer["self"], answer["peers"]
+    cli.answer(clean(f"this node: {own['name']}  {own['fingerprint']}  {own['did']}"))
     if not found:
         cli.note("no peers; invite one with: kosreg peers invite")
         return
+    cli.answer("")
     table(
-        ["NAME", "DID", "STATE", "ROLE", "RTT", "CLOCK", "LAG", "DIFFER", "HELD", "REFUSED", "ERROR"],
+        ["NAME", "FINGERPRINT", "STATE", "ROLE", "RTT", "CLOCK", "LAG", "DIFFER", "HELD", "REFUSED", "ERROR", "DID"],
         (
             [
                 peer["name"],
-                peer["did"],
+                _short(peer["fingerprint"]),
                 styled(_state(peer), _STYLES),
                 peer["role"],
                 _milliseconds(_of(peer, "link").get("rtt_ms")),
@@ -252,34 +168,36 @@ def list_peers(cli: Cli) -> None:
                 peer["held"],
                 _reasons(_of(peer, "sync").get("refused")),
                 _of(peer, "link").get("error") if _state(peer) != "up" else "",
+                peer["did"],
             ]
             for peer in found
         ),
-        optional=("ERROR", "REFUSED", "HELD", "ROLE", "LAG", "CLOCK", "RTT"),
+        optional=("DID", "HELD", "ROLE", "ERROR", "REFUSED", "LAG", "RTT"),
     )
 
 
-@command(app, "show", example="kosreg peers show did:key:z6Mk…")
-def show(cli: Cli, did: Did) -> None:
+@command(app, "show", example=["kosreg peers show did:key:z6Mk…", "kosreg peers show berlin"])
+def show(cli: Cli, peer: Peer) -> None:
     """Shows one of them: its fingerprint, scope, link, and what the two sides hold."""
-    body = cli.run(_call(cli, "GET", _path(did)))
+    body = cli.run(_call(cli, "GET", path_of(cli.run(_did(cli, peer)))))
     if cli.json:
         cli.answer(body)
         return
-    from kosreg.cli.show import ago, local_time, pairs, span
+    from kosreg.cli.show import pairs, span
 
-    peer = json.loads(body)
-    scope, link, sync = peer["scope"], _of(peer, "link"), _of(peer, "sync")
+    told = json.loads(body)
+    scope, link, sync = told["scope"], _of(told, "link"), _of(told, "sync")
     pairs(
         [
-            ("name", peer["name"]),
-            ("key", peer["did"]),
-            ("fingerprint", peer["fingerprint"]),
-            ("role", peer["role"]),
-            ("state", _state(peer)),
-            ("addresses", peer["addresses"]),
-            ("trusted since", f"{local_time(peer['added'])} ({ago(peer['added'])})" if "added" in peer else None),
-            ("certified by", peer["roots"]),
+            ("name", told["name"]),
+            ("key", told["did"]),
+            ("fingerprint", told["fingerprint"]),
+            ("role", told["role"]),
+            ("state", _state(told)),
+            ("addresses", told["addresses"]),
+            ("trusted since", _moment(told.get("added"))),
+            ("revoked", _moment(told.get("revoked"))),
+            ("certified by", told["roots"]),
             ("may bring", ", ".join(scope["classes"]) or "nothing"),
             ("types", scope["types"]),
             ("tags", scope["tags"]),
@@ -289,7 +207,7 @@ def show(cli: Cli, did: Did) -> None:
             ("round trip", _milliseconds(link.get("rtt_ms"))),
             ("its clock", _clock(link.get("offset_ms"))),
             ("bytes", f"{link['bytes_in']} in, {link['bytes_out']} out, {link['queued']} waiting" if link else None),
-            ("held", peer["held"]),
+            ("held", told["held"]),
             (
                 "first sync",
                 ("done" if sync["synced"] else f"{sync['received']} of {sync['expected']}") if sync else None,
@@ -302,19 +220,19 @@ def show(cli: Cli, did: Did) -> None:
     )
 
 
-@command(
-    app, "revoke", example=["kosreg peers revoke did:key:z6Mk…", "kosreg peers revoke did:key:z6Mk… --purge --yes"]
-)
+@command(app, "revoke", example=["kosreg peers revoke did:key:z6Mk…", "kosreg peers revoke berlin --purge --yes"])
 def revoke(
     cli: Cli,
-    did: Did,
+    peer: Peer,
     purge: Annotated[bool, typer.Option("--purge", help="Also drop all that is held of it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Believes a key in nothing any more, whatever others say of it, and hides what it said. Prints its DID."""
-    cli.sure(f"Revoke {clean(did)}{' and drop all that is held of it' if purge else ''}?", yes)
+    did = cli.run(_did(cli, peer))
+    who = clean(did if peer == did else f"{peer}, {did},")
+    cli.sure(f"Revoke {who}{' and drop all that is held of it' if purge else ''}?", yes)
     query = [("purge", "true")] if purge else []
-    body = cli.run(_call(cli, "DELETE", _path(did), query=query))
+    body = cli.run(_call(cli, "DELETE", path_of(did), query=query))
     if cli.json:
         cli.answer(body)
         return
@@ -323,15 +241,50 @@ def revoke(
     cli.note(f"revoked; {said['purged']} entries were dropped" if purge else "revoked")
 
 
-@command(app, "restore", example="kosreg peers restore did:key:z6Mk…")
-def restore(cli: Cli, did: Did) -> None:
+@command(app, "restore", example=["kosreg peers restore did:key:z6Mk…", "kosreg peers restore berlin"])
+def restore(cli: Cli, peer: Peer) -> None:
     """Undoes a revoke: what was trusted in the key before is trusted again. Prints its DID."""
-    body = cli.run(_call(cli, "POST", f"{_path(did)}/restore"))
+    did = cli.run(_did(cli, peer))
+    body = cli.run(_call(cli, "POST", f"{path_of(did)}/restore"))
     if cli.json:
         cli.answer(body) if body else cli.answer_json({"did": did})
         return
     cli.answer(clean(json.loads(body)["did"] if body else did))
     cli.note("restored")
+
+
+async def _did(cli: Cli, word: str) -> str:
+    """The DID of the peer that a user names. A DID is taken as it is, known here or not."""
+    if word.startswith(("did:", "kind:")):
+        return word
+    async with cli.client() as client:
+        peers: list[Mapping[str, Any]] = (await client.call("GET", "/api/peers")).object()["peers"]
+    found = named(peers, word)
+    if len(found) > 1:
+        which = ", ".join(f"{peer['name']} ({peer['fingerprint']})" for peer in found[:10])
+        raise Refusal(clean(f"{word} means several peers: {which}; give more of the fingerprint"))
+    if not found:
+        raise Refusal(
+            clean(f"no peer is called {word}, or has a fingerprint that begins so; `kosreg peers list` shows all"),
+            Exit.NOT_FOUND,
+        )
+    return str(found[0]["did"])
+
+
+def named(peers: Sequence[Mapping[str, Any]], word: str) -> list[Mapping[str, Any]]:
+    """Those of `peers` that `word` may mean: by their whole name, or by the start of their fingerprint."""
+    digits = word.lower().replace("-", "")
+    return [
+        peer
+        for peer in peers
+        if peer["name"] == word
+        or (len(digits) >= LEAST_PREFIX and peer["fingerprint"].replace("-", "").startswith(digits))
+    ]
+
+
+def _short(fingerprint: str) -> str:
+    """Its first two groups: 40 bits tell one's peers apart, and name one for `kosreg peers show`."""
+    return fingerprint[:9]
 
 
 _STYLES = {"up": "green", "revoked": "red", "backoff": "yellow", "connecting": "yellow", "waiting": "yellow"}
@@ -350,28 +303,37 @@ def _of(peer: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _moment(value: Any) -> str | None:
+    from kosreg.cli.show import ago, local_time
+
+    return f"{local_time(value)} ({ago(value)})" if value else None
+
+
 def _milliseconds(value: Any) -> str | None:
     if value is None:
         return None
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms" if value < 10_000 else f"{value / 1000:.0f} s"
 
 
-def _clock(offset: Any) -> str | None:
+def _clock(offset: Any) -> str | Text | None:
     """How far the peer's clock is ahead of ours, or behind."""
     if offset is None:
         return None
+    from rich.text import Text
+
     from kosreg.cli.show import span
 
     if abs(offset) < 1000:
         return f"{offset:+d} ms"
-    return f"{span(abs(offset) / 1000)} {'ahead' if offset > 0 else 'behind'}"
+    words = f"{span(abs(offset) / 1000)} {'ahead' if offset > 0 else 'behind'}"
+    return words if abs(offset) <= CLOCK_MS else Text(f"{words}: one of the two is wrong", style="red")
 
 
 def _reasons(refused: Mapping[str, int] | None) -> str:
     return ", ".join(f"{count} {why}" for why, count in (refused or {}).items())
 
 
-def _path(did: str) -> str:
+def path_of(did: str) -> str:
     return f"/api/peers/{quote(did, safe='')}"
 
 

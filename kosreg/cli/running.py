@@ -59,7 +59,7 @@ def run(
         typer.Option(
             metavar="HOST:PORT|off",
             show_default=False,
-            help="Where other nodes will reach it (0.0.0.0:7481). Not used in this release.",
+            help="Where other nodes will reach it (0.0.0.0:7481).",
         ),
     ] = None,
 ) -> None:

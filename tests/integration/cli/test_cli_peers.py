@@ -98,7 +98,7 @@ def test_all_of_a_long_first_sync_is_here_when_join_ends_and_a_bar_shows_how_far
 ) -> None:
     a, b = pair
     many = 4000
-    record = {"name": "s", "type": "agent", "visibility": "public", "ttl": 0}
+    record = {"name": "s", "type": "agent", "visibility": "public", "ttl": 0, "tags": ["many"]}
     file = tmp_path / "many.json"
     file.write_text(json.dumps([record | {"id": f"s-{number}"} for number in range(many)]))
     a.run("services", "import", str(file))
@@ -107,7 +107,7 @@ def test_all_of_a_long_first_sync_is_here_when_join_ends_and_a_bar_shows_how_far
     assert done.startswith("joined ")
     assert "first sync" in shown
     assert "entries" in shown
-    assert b.json("services", "list", "--limit", "1")["total"] == many
+    assert b.json("services", "list", "--tag", "many", "--limit", "1")["total"] == many
 
 
 def on_a_terminal(node: Node, *words: str) -> tuple[str, str]:
