@@ -24,7 +24,7 @@ from federation import messages
 from federation.broadcast import Broadcast
 from federation.cose import entry_id, verify_entry
 from federation.effects import Close, Effect, Lane, Send, Store, Verify
-from federation.messages import Entries, Message, Ping, Pong
+from federation.messages import Entries, Message, Ping, Pong, Round
 from federation.pair import Pair, View
 from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, tree_of
 from federation.reconciler import LIMITS, Answered, Asked
@@ -499,7 +499,7 @@ class Mesh:
             if not pair.first:
                 pair.expected = max(pair.expected, said.size - size + pair.received)
             held = holdings.snapshot(said.tree, opening.both)
-            self._later(pair, _answer(pair, pair.reconciler.answer(said, held, size)))
+            self._later(pair, _answer(pair, said, opening.both, pair.reconciler.answer(said, held, size)))
         else:
             self._later(pair, self._ask(pair, pair.reconciler.hear(said, size, now_ms), now_ms))
         return []
@@ -571,12 +571,16 @@ class Mesh:
         return []
 
 
-def _answer(pair: Pair, work: Answered) -> _Work:
+def _answer(pair: Pair, said: Round, both: frozenset[bytes], work: Answered) -> _Work:
+    """Answers `said` over what was open then (`both`). Where less is open by the time, it is not said any more."""
     while True:
         try:
             next(work)
         except StopIteration as end:
-            yield [Send(pair.peer, messages.sync_round(end.value), Lane.PUSH)]
+            if both <= pair.trees[said.tree].both:
+                yield [Send(pair.peer, messages.sync_round(end.value), Lane.PUSH)]
+            else:
+                pair.reconciler.ended(said.tree, said.session)
             return
         yield []
 

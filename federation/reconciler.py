@@ -57,6 +57,8 @@ class Reconciler:
         held = yield from _quietly(holding)
         session.initiator = Initiator(held, session.cut, LIMITS)
         message = yield from _quietly(session.initiator.initiate())
+        if self._asking.get(tree) is not session:  # forgotten meanwhile: less is open
+            return None
         return Round(tree, session.number, True, session.cut, size, message)
 
     def hear(self, heard: Round, size: int, now_ms: int) -> Asked:
@@ -67,6 +69,8 @@ class Reconciler:
             return None  # of a session that was given up
         session.heard_ms = now_ms
         message = yield from session.initiator.receive(heard.message)
+        if self._asking.get(heard.tree) is not session:  # forgotten meanwhile
+            return None
         if message is None:
             session.done = True
             return None

@@ -603,3 +603,34 @@ def test_what_is_still_on_its_way_is_not_found_once_more(monkeypatch: pytest.Mon
     pair.room = False
     net.run(180_000)
     assert len(pair.haves) == 40
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_session_over_what_was_open_ends_with_that(asks: bool) -> None:
+    net = Net(3)
+    a, b = sorted(net.nodes[:2], key=lambda node: node.key.public, reverse=asks)
+    c = net.nodes[2]
+    for node, other in ((a, b), (b, a)):
+        node.trusts(other, c)
+    net.link(a, b)
+    net.run(1000)
+    a.take(sign_entry(c.key, Fact("service", "of-c", 1 << 60, Class.PUBLIC, net.now + DAY_MS, {})))
+    net.run(1000)
+    said: list[Message] = []
+    net.tap = lambda source, _target, message: said.append(message) if source is a else None
+    if asks:
+        all_of_it = messages.sync_round(Round(PUBLIC_FACTS, 77, True, net.now, 0, b"\x61\x00\x00\x02\x00"))
+        a.mesh.received(b.key.public, all_of_it, net.now)
+    else:
+        pair = a.mesh.pairs[b.key.public]
+        pair.trees[PUBLIC_FACTS].due = True
+        a.mesh.tick(net.now)
+    assert a.mesh.busy
+    a.trust.drop(c.key.public)
+    a.mesh.pairs[b.key.public].offer({PUBLIC_FACTS: frozenset((a.key.public, b.key.public))})
+    while a.mesh.busy:
+        net.do(a, a.mesh.work(net.now))
+    assert not [message for message in said if message["t"] == "sync.round" and message.get("session") == 77]
+    ids = [message["message"] for message in said if message["t"] == "sync.round"]
+    of_c = next(entry for entry in a.replica.map if entry.origin == c.key.public)
+    assert not any(of_c.id in cast(bytes, inner) for inner in ids)
