@@ -13,6 +13,8 @@ import pytest_asyncio
 from kosreg.node import Node
 from tests.harness import Client, client_of, running_node
 
+pytest_plugins = ["kosreg.lab.pytest_plugin"]  # `lab`, for tests/federation
+
 
 @pytest_asyncio.fixture(autouse=True)
 async def no_task_is_left(request: pytest.FixtureRequest) -> AsyncIterator[None]:

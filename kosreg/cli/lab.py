@@ -25,6 +25,10 @@ app = typer.Typer(
 )
 
 
+ENDS = 30.0
+"""Seconds that a lab may take to end its nodes."""
+
+
 @group(app, example=["kosreg lab run 5 --shape ring", "kosreg lab cut n1 n2", "kosreg lab wait"])
 def lab(cli: Cli) -> None:
     pass
@@ -392,8 +396,16 @@ def wait(
 
 @command(app, "end", example="kosreg lab end", talks=False)
 def end(cli: Cli, at: At = None) -> None:
-    """Ends the lab, as Ctrl-C does."""
-    _do(at, "end")
+    """Ends the lab, as Ctrl-C does, and waits until it is gone."""
+    import time
+
+    from kosreg.client.address import alive
+
+    pid, until = int(_do(at, "end")), time.monotonic() + ENDS
+    while alive(pid):
+        if time.monotonic() > until:
+            raise Refusal(f"the lab was told, but process {pid} has not ended within {ENDS:g} s")
+        time.sleep(0.05)
 
 
 def _do(at: Path | None, name: str, **arguments: object) -> Any:

@@ -117,7 +117,7 @@ class Control:
             name = wish.pop("do")
             if name == "end":
                 self.ended.set()
-                return {"done": None}
+                return {"done": os.getpid()}
             if name not in COMMANDS:
                 raise LabError(f"a lab cannot {name!r}; it can {', '.join(sorted(COMMANDS))}")
             done = COMMANDS[name](self._lab, **wish)

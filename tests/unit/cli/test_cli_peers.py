@@ -32,6 +32,7 @@ INVITE = make(b"k" * 32, ("127.0.0.1:7481",), "", 1_000)[0].encode()
         ("\x1b[31mred", "begins with kosreg1:"),
         ("\udcff\udcfe", "begins with kosreg1:"),
     ],
+    ids=["empty", "cut", "half", "blank", "two lines", "no prefix", "another release", "long", "coloured", "no text"],
 )
 def test_a_line_that_is_no_invite_is_told_before_a_node_is_asked(line: str, said: str) -> None:
     raw: Any = line.encode("utf-8", "surrogateescape")
