@@ -153,6 +153,8 @@ class Mesh:
         for pair in self.pairs.values():
             if pair.peer != peer:
                 effects += self._push(pair, news, made)
+            elif again := [entry for entry in news if self.replica.is_said_here(entry)]:  # above what the peer brought
+                effects += self._push(pair, again, {})
         pair_of = None if peer is None else self.pairs.get(peer)
         if pair_of is not None:
             effects += self._settle(pair_of, now_ms)
@@ -382,7 +384,8 @@ class Mesh:
             if self._broadcast.make_lazy(pair.peer, tree):
                 effects.append(Send(pair.peer, messages.prune(tree), Lane.PUSH))
         for entry in taken if said.news else ():
-            self._broadcast.make_eager(pair.peer, cast(Tree, tree_of(entry)))
+            if (news_in := tree_of(entry)) is not None:  # what this node says again above it may be private
+                self._broadcast.make_eager(pair.peer, news_in)
         if taken:
             effects.append(Store(Persist(tuple(taken), now_ms), pair.peer))
         return [*effects, *self._settle(pair, now_ms)]

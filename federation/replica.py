@@ -334,6 +334,10 @@ class Replica:
         """Whether something about the same (origin, kind, name) is on its way to the disk."""
         return _subject(entry) in self._flight
 
+    def is_said_here(self, entry: Entry) -> bool:
+        """Whether it is this node's own, and did not come back from outside in this run."""
+        return entry.origin == self.origin and entry.id not in self._adopted
+
     @property
     def holdings(self) -> Holdings:
         """All that is held and may leave this node, in order, as peers compare it. Made when first asked for (3 s per

@@ -11,7 +11,7 @@ from crdt.entry import DAY_MS, Class, Entry, Fact
 from crdt.ordered_set import OrderedSet
 from crdt.reconcile import Initiator, finish
 from federation import messages
-from federation.cose import sign_entry, verify_entry
+from federation.cose import fact_of, sign_entry, verify_entry
 from federation.effects import Effect
 from federation.identity import NodeKey
 from federation.link import BACKLOG
@@ -447,6 +447,30 @@ def test_a_node_that_lost_its_disk_gets_its_own_back_and_goes_on() -> None:
     entry = b.replica.map.view(a.key.public, "service", "one", net.now)
     assert entry is not None
     assert entry.id == next(e.id for e in wiped.replica.map if e.name == "one")
+
+
+def test_who_brings_back_an_old_word_is_told_at_once_what_was_said_since() -> None:
+    net = full(2)
+    a, b = net.nodes
+    for name in ("changed", "dead", "private"):
+        a.say(name, body="old")
+    net.run(1000)
+    net.cut(a, b)
+    wiped = Node(net, 0)
+    net.nodes[0] = wiped
+    wiped.trusts(b)
+    net.now -= 60_000  # below its own past, which it does not know
+    wiped.say("changed", body="new")
+    wiped.say("dead", body="new")
+    wiped.say("dead", body=None)
+    wiped.say("private", Class.PRIVATE, body="new")
+    net.link(wiped, b)
+    net.run()  # no time goes by
+    assert wiped.names() == {"changed", "private"}
+    assert b.names() == {"changed"}
+    entry = b.replica.map.view(a.key.public, "service", "changed", net.now)
+    assert entry is not None
+    assert (fact_of(entry).body or {})["body"] == "new"
 
 
 def test_digests_agree_at_rest_and_nothing_goes_on() -> None:
