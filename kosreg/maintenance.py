@@ -2,21 +2,21 @@
 
 - A service is renewed if it has beaten since the start; one that nobody beats (`ttl` 0) if this node has heard from a
   peer since then, or has none: who wakes up with a year-old disk must not keep alive what was deleted elsewhere.
-- What others let lapse is dropped a day later, but not within an hour of a jump of the wall clock: a clock that is
-  wrong for a minute would empty the map.
+- What others let lapse is dropped a day later, and so are tokens that expired, but not within an hour of a jump of the
+  wall clock: a clock that is wrong for a minute would empty the map.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from crdt.entry import Entry
 from federation.replica import is_far_ahead
+from kosreg.paths import ADMIN_TOKEN
 from kosreg.store import Batch, StoreError
 from kosreg.times import now_ms
 
@@ -42,19 +42,32 @@ class Maintenance:
         self._parted = time.time() - time.monotonic()
         self._jumped: float | None = None  # monotonic
 
-    async def run(self, admin_token: Path) -> None:
+    async def run(self) -> None:
         """Round after round."""
-        node = self._node
         while True:
-            try:
-                await self._renew()
-                self._looked = node.sync.lapse(self._looked)
-                await self._purge()
-                await node.auth.renew(admin_token)
-                await node.auth.purge()
-            except (StoreError, OSError) as error:  # a full disk, say: the next round does it
-                log.warning("maintenance failed", error=str(error))
+            await self.round()
             await asyncio.sleep(EVERY)
+
+    async def round(self) -> None:
+        """One of them."""
+        node = self._node
+        try:
+            await self._renew()
+            self._looked = node.sync.lapse(self._looked)
+            await node.auth.renew(node.data_dir / ADMIN_TOKEN)
+            if self._is_settled():
+                await self._purge()
+                await node.auth.purge()
+        except (StoreError, OSError) as error:  # a full disk, say: the next round does it
+            log.warning("maintenance failed", error=str(error))
+
+    def _is_settled(self) -> bool:
+        """Whether the wall clock has gone on as it should for a while."""
+        parted = time.time() - time.monotonic()
+        if abs(parted - self._parted) > JUMP:
+            self._jumped = time.monotonic()
+        self._parted = parted
+        return self._jumped is None or time.monotonic() - self._jumped >= SETTLED
 
     async def _renew(self) -> None:
         now = now_ms()
@@ -92,12 +105,6 @@ class Maintenance:
         return self._heard or not self._node.federation.has_peers()
 
     async def _purge(self) -> None:
-        parted = time.time() - time.monotonic()
-        if abs(parted - self._parted) > JUMP:
-            self._jumped = time.monotonic()
-        self._parted = parted
-        if self._jumped is not None and time.monotonic() - self._jumped < SETTLED:
-            return
         replica = self._node.replica
         gone = [entry for entry in replica.purge(now_ms()) if not replica.is_in_flight(entry)]  # that takes its place
         for start in range(0, len(gone), PURGED):

@@ -169,7 +169,8 @@ class Node:
         await self.server.start()
         await self.federation.start()
         self.keep(asyncio.create_task(self.liveness.run(), name="liveness"))
-        self.keep(asyncio.create_task(Maintenance(self).run(self.data_dir / "admin.token"), name="maintenance"))
+        self.maintenance = Maintenance(self)
+        self.keep(asyncio.create_task(self.maintenance.run(), name="maintenance"))
         self.ready = True
         log.info(
             "node ready", did=self.did, name=self.name, api=self.server.url, entries=entries,

@@ -302,10 +302,12 @@ class Auth:
 
     async def renew(self, path: Path, *, now: float | None = None) -> Issued | None:
         """Once half the life of the token in `path` is over, issues another; the one before lives on until it expires.
+        So it does where the token is of a clock that was ahead, and holds for longer than one that is issued now.
 
         To be called now and then (an hour apart is often enough).
         """
-        if (time.time() if now is None else now) < self._admin_exp - ADMIN_TTL / 2:
+        left = self._admin_exp - (time.time() if now is None else now)
+        if ADMIN_TTL / 2 < left <= ADMIN_TTL:
             return None
         issued = await self._issue(ADMIN, (ADMIN_SCOPE,), ADMIN_TTL, ADMIN_LABEL, now)
         await asyncio.to_thread(_write_private, path, issued.token)

@@ -17,7 +17,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -74,6 +74,7 @@ class Hook:
             "messages": self._messages,
             "held": self._held,
             "entries": self._entries,
+            "maintain": self._maintain,
         }
 
     @classmethod
@@ -107,16 +108,19 @@ class Hook:
     async def _listen(self) -> None:
         try:
             while line := await self._reader.readline():
-                self._say(self._answer(json.loads(line)))
+                self._say(await self._answer(json.loads(line)))
                 await self._writer.drain()
         except OSError:
             pass
         os.kill(os.getpid(), signal.SIGTERM)  # the lab is gone
 
-    def _answer(self, command: dict[str, Any]) -> dict[str, object]:
+    async def _answer(self, command: dict[str, Any]) -> dict[str, object]:
         number = command.pop("id", None)
+        done: dict[str, object] = {}
         try:
-            done = {name: self._does[name](value) for name, value in command.items()}
+            for name, value in command.items():
+                result = self._does[name](value)
+                done[name] = await result if isinstance(result, Awaitable) else result
         except (KeyError, ValueError, TypeError, OSError) as error:
             return {"id": number, "error": f"{type(error).__name__}: {error}"}
         return {"id": number, "done": done}
@@ -197,6 +201,9 @@ class Hook:
             if entry.valid_until > cut and (tree_of(entry) or _PRIVATE) == tree
         ]
         return [[e.kind, e.name, e.id.hex(), e.stamp, e.valid_until, e.live, len(e.raw)] for e in mine[:LISTED]]
+
+    async def _maintain(self, _: object) -> None:
+        await self._running().maintenance.round()
 
     def _running(self) -> Node:
         if self._node is None:

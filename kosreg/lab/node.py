@@ -217,6 +217,13 @@ class LabNode:
         found: dict[str, dict[str, int]] = (await self.hook(messages=True))["messages"]
         return found
 
+    async def maintain(self) -> None:
+        """Do now what it does every ten minutes: renew, hide what lapsed, drop what is long over."""
+        await self.hook(maintain=True)
+        client, self._client = self._client, await Client(self._target()).__aenter__()  # its token may be a new one
+        if client is not None:
+            await client.__aexit__(None, None, None)
+
     async def trace(self, on: bool = True) -> None:
         """Write down each message from now on, restarts included, as it is before encryption and after: 256 MiB at
         most a start."""

@@ -311,6 +311,18 @@ async def test_it_is_renewed_at_half_its_life_and_the_one_before_lives_on(setup:
     assert setup.auth.verify(second.token, half).admin
 
 
+async def test_one_of_a_clock_that_was_ahead_is_replaced_when_the_clock_is_right(setup: Setup, tmp_path: Path) -> None:
+    """It is refused as not yet valid, and would be so for years."""
+    path = tmp_path / "admin.token"
+    await setup.auth.write_admin_token(path, now=NOW + 20 * ADMIN_TTL)
+
+    issued = await setup.auth.renew(path, now=NOW)
+
+    assert issued is not None
+    assert setup.auth.verify(path.read_text().strip(), NOW).admin
+    assert await setup.auth.renew(path, now=NOW + 1) is None
+
+
 async def test_if_it_cannot_be_written_the_earlier_ones_still_hold(setup: Setup, tmp_path: Path) -> None:
     path = tmp_path / "admin.token"
     first = await setup.auth.write_admin_token(path, now=NOW)
