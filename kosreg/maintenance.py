@@ -84,12 +84,17 @@ class Maintenance:
 
     async def _renew_some(self, batch: list[Entry]) -> int:
         done = 0
+        late: list[str] = []  # of a machine that was suspended, say: on disk before anybody looks at what has lapsed
         for entry in batch:
             if not self._somebody_stands_behind(entry):
                 continue
             done += self._node.sync.renew(entry)  # what the store does not take now is still due in the next round
+            if entry.valid_until <= now_ms():
+                late.append(entry.name)
             if done % SLICE == 0:
                 await asyncio.sleep(0)
+        for uid in late:
+            await self._node.sync.turn(uid)
         return done
 
     def _somebody_stands_behind(self, entry: Entry) -> bool:
