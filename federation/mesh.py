@@ -189,7 +189,7 @@ class Mesh:
             effects += (Send(pair.peer, again, Lane.PUSH) for again in pair.make_sure())
             effects += pair.announcements()
             pair.ask_again(now_ms)
-            effects += pair.wants(now_ms)
+            effects += self._settle(pair, now_ms)  # what was asked for may have come from others
             for tree in pair.reconciler.give_up(now_ms):
                 pair.trees[tree].due = True
             self._reconcile(pair, now_ms)
