@@ -102,10 +102,10 @@ class Reshowing:
         for uid in names:
             entry = sync.replica.map.view(origin, "service", uid, now)
             held = self._catalog.claim(uid, did(origin))
-            own = origin == sync.replica.origin
-            if (held is not None) != (entry is not None and (own or sync.shows(entry))) and not (
-                own and sync.busy(uid)
-            ):
+            if origin == sync.replica.origin:  # what lapsed of it may be renewed in the next round, before it is hidden
+                if held is None and entry is not None and not sync.busy(uid):
+                    changed.append(uid)
+            elif (held is not None) != (entry is not None and sync.shows(entry)):
                 changed.append(uid)
         if changed:
             await self._note()
