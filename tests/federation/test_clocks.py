@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
+from kosreg.client.stream import Frame
 from kosreg.lab import Lab, LabNode
 from tests.harness import until
 
@@ -50,6 +53,15 @@ async def synced(node: LabNode, other: LabNode) -> bool:
     return bool((await peer(node, other)).get("sync", {}).get("synced"))
 
 
+async def hidden(frames: AsyncGenerator[Frame], uid: str) -> None:
+    """Wait until a WebSocket tells that `uid` is shown no more."""
+    async with asyncio.timeout(WITHIN):
+        async for frame in frames:
+            if frame.op == "event" and (frame.value["service"]["id"], frame.value["event"]) == (uid, "deregistered"):
+                return
+    raise AssertionError("the WebSocket ended")
+
+
 @pytest.mark.parametrize("off", [HOUR, -HOUR])
 async def test_an_hour_off_is_told_and_harms_nobody(lab: Make, off: float) -> None:
     async with lab(2) as two:
@@ -89,7 +101,10 @@ async def test_ten_years_for_a_minute_harm_only_their_owner(lab: Make) -> None:
         await until(lambda: synced(wrong, right), WITHIN)
         await wrong.maintain()  # it has heard of somebody: it stands behind what it said
         token = wrong.token_file.read_text()
-        await wrong.clock(YEARS)
+        async with aclosing(wrong.watch()) as frames:
+            assert (await anext(frames)).op == "snapshot"
+            await wrong.clock(YEARS)
+            await hidden(frames, "of-right")  # by its clock all has lapsed, and it has looked again
         await until(lambda: offset(right, wrong, YEARS), WITHIN)
         await wrong.maintain()
         assert wrong.token_file.read_text() != token
