@@ -76,6 +76,7 @@ class Federation:
         """Read what is kept of the federation, and join the parts. Raises StoreError."""
         for anchor in await self.store.anchors():
             self.trust.put(anchor)
+        self.trust.expire(self._wall_ms())  # the first look: a clock that jumps before the next one is noticed
         self.mesh = Mesh(self.sync.replica, self.trust)
         await self.membership.load()
         listen = self._settings.listen
