@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -86,6 +87,57 @@ async def test_an_hour_off_is_told_and_harms_nobody(lab: Make, off: float) -> No
         await two.converged()
         await until(lambda: offset(right, wrong, 0), WITHIN)
         assert (await peer(right, wrong))["sync"]["refused"] == {}
+
+
+async def test_ten_years_for_a_minute_harm_only_their_owner(lab: Make) -> None:
+    async with lab(3, "line") as three:
+        far, right, wrong = three
+        await wrong.register(id="before", name="old", visibility="public")
+        await wrong.register(id="deleted-then", name="old", visibility="public")
+        await right.register(id="of-right", name="one", visibility="public")
+        await three.converged()
+        link = (await peer(right, wrong))["link"]
+
+        await until(lambda: synced(wrong, right), WITHIN)
+        await wrong.maintain()  # it has heard of somebody: it stands behind what it said
+        token = wrong.token_file.read_text()
+        async with aclosing(wrong.watch()) as frames:
+            assert (await anext(frames)).op == "snapshot"
+            await wrong.clock(YEARS)
+            await hidden(frames, "of-right")  # by its clock all has lapsed, and it has looked again
+        await until(lambda: offset(right, wrong, YEARS), WITHIN)
+        await wrong.maintain()
+        assert wrong.token_file.read_text() != token
+        await wrong.register(id="then", name="ahead", visibility="public")
+        await wrong.register(id="before", name="ahead", visibility="public")
+        await wrong.api.deregister("deleted-then")
+        await until(lambda: refused(right, wrong, 3), WITHIN)
+        assert (await peer(right, wrong))["link"]["state"] == "up"
+        assert (await peer(right, wrong))["link"]["address"] == link["address"]
+        before = {"before": "old", "deleted-then": "old", "of-right": "one"}
+        assert await shown(right) == before
+        assert await shown(far) == before
+        await far.register(id="meanwhile", name="one", visibility="public")
+        await shows(right, before | {"meanwhile": "one"})
+
+        await wrong.clock(0)
+        await wrong.maintain()
+        await wrong.register(id="after", name="right", visibility="public")
+        wanted = {"of-right": "one", "meanwhile": "one", "then": "ahead", "before": "ahead", "after": "right"}
+        for node in three:
+            await shows(node, wanted)
+        await three.converged()
+        await wrong.api.update("before", {"name": "right"})
+        await wrong.api.deregister("then")
+        del wanted["then"]
+        for node in three:
+            await shows(node, wanted | {"before": "right"})
+        await until(lambda: offset(right, wrong, 0), WITHIN)
+
+
+async def refused(node: LabNode, other: LabNode, least: int) -> bool:
+    """Whether `node` has refused that many entries of `other` as too far ahead, and tells so."""
+    return (await peer(node, other)).get("sync", {}).get("refused", {}).get(AHEAD, 0) >= least
 
 
 async def test_a_start_ten_years_ahead_is_over_with_the_next_one(lab: Make) -> None:
