@@ -1,4 +1,4 @@
-"""The seed's testing plan, by its names. (Its fourth, federation sync, comes with the federation.)"""
+"""The seed's testing plan, by its names. (Its fourth, federation sync, is in `tests/federation/test_sync.py`.)"""
 
 from __future__ import annotations
 
