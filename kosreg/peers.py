@@ -13,6 +13,7 @@ which gets the same answer again.
 from __future__ import annotations
 
 import asyncio
+import re
 from base64 import b32encode
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ from kosreg.store import Invite, Store, TrustChange
 MAX_PEERS: Final = 10_000  # anchors, revoked ones too
 MAX_NAME: Final = 128  # characters
 ALERTS: Final = 3  # records of nodes that come with an invite of another, for each invite
+_GROUP: Final = "[a-z2-7]{4}"  # of a fingerprint
+_LIKE_A_KEY: Final = re.compile(rf"(did|kind):.*|{_GROUP}(-{_GROUP})+(-[a-z2-7]{{0,3}})?|[a-z2-7]{{24}}", re.I | re.S)
 _NOTHING: Final = Scope(frozenset())  # of an anchor that is there only because its key was revoked
 
 log = structlog.get_logger("kosreg.peers")
@@ -106,6 +109,7 @@ class Peers:
                 "Nobody could redeem an invite: this node listens for no peers. Set federation.listen, or "
                 "federation.advertise where others reach it some other way, and start it again.",
             )
+        _check_name(name)
         async with self._turn:
             if self.invites.open(now) >= MAX_OPEN:
                 raise Problem.of("conflict", f"{MAX_OPEN} invites are open. Wait until some of them have expired.")
@@ -129,6 +133,9 @@ class Peers:
             if known is not None and known.revoked is not None:
                 await self._denied(asked, Denied("revoked"))
                 return Denied("revoked", "this node's admin has revoked the trust in you")
+            if known is not None and known.role is Role.ROOT:
+                await self._denied(asked, Denied("root"))
+                return Denied("root", "your node key is trusted here as the root of a federation, not as a node")
             anchor = self._anchor_of(asked.peer, found.name or asked.name, self._dialable(asked.addresses))
             if found.joiner is None or known is None:
                 bound = replace(found, joiner=asked.peer, bound=found.bound or self._wall_ms())
@@ -168,6 +175,7 @@ class Peers:
         if line.expiry <= self._wall_ms():
             raise _not_this("The invite has expired. Ask for a new one: there, run `kosreg peers invite`.")
         self._not_revoked(line.key)
+        self._no_root(line.key)
         try:
             welcome = await self.links.join(
                 self._dialable(line.addresses),
@@ -178,6 +186,7 @@ class Peers:
             raise _join_problem(error, line) from error
         async with self._turn:
             self._not_revoked(line.key)
+            self._no_root(line.key)
             there = (*line.addresses, *self._dialable(welcome.addresses))
             anchor = self._anchor_of(line.key, welcome.name, usable(there))
             if anchor != self.trust.anchors().get(line.key):
@@ -202,6 +211,7 @@ class Peers:
         StoreError."""
         if key == self.own:
             raise Problem.of("conflict", "This is this node's own key. It trusts itself.")
+        _check_name(name or "")
         async with self._turn:
             self._not_revoked(key)
             known = self.trust.anchors().get(key)
@@ -266,7 +276,10 @@ class Peers:
     def _anchor_of(self, key: bytes, name: str, addresses: tuple[str, ...]) -> Anchor:
         """A peer that came by an invite: what the admin said of it before stays."""
         known = self.trust.anchors().get(key)
-        if known is None or known.role is not Role.PEER:
+        if is_like_a_key(name):  # it says so itself: no reason not to join, but nobody is to take it for another
+            log.warning("name refused", name=name[:MAX_NAME], peer=did_of(key), error=_NOT_A_NAME)
+            name = ""
+        if known is None:
             return Anchor(key, Role.PEER, name[:MAX_NAME], addresses, added=self._wall_ms())
         return replace(known, name=known.name or name[:MAX_NAME], addresses=known.addresses or addresses)
 
@@ -283,6 +296,16 @@ class Peers:
                 f"{did_of(key)}`.",
             )
 
+    def _no_root(self, key: bytes) -> None:
+        anchor = self.trust.anchors().get(key)
+        if anchor is not None and anchor.role is Role.ROOT:
+            raise Problem.of(
+                "conflict",
+                f"{did_of(key)} is trusted here as the root of a federation, and a root key belongs to no node. Ask "
+                "its admin to give the node a key of its own; or, if it never was a root: `kosreg peers revoke` it and "
+                "ask for an invite of the new key.",
+            )
+
     def _believe(self, anchor: Anchor) -> None:
         """`anchor` is on disk."""
         self.trust.put(anchor)
@@ -296,6 +319,20 @@ def fingerprint(key: bytes) -> str:
     case, in six groups of four. 120 bits: nobody finds a second key with it."""
     digits = b32encode(sha256(key).digest()[:15]).decode().lower()
     return "-".join(digits[at : at + 4] for at in range(0, len(digits), 4))
+
+
+_NOT_A_NAME: Final = "a name is none that looks like a DID or a fingerprint: commands would take it for another peer's"
+
+
+def is_like_a_key(name: str) -> bool:
+    """Whether `name` could be taken for a DID or for (the beginning of) a fingerprint: two groups of four or more."""
+    return _LIKE_A_KEY.fullmatch(name.strip()) is not None
+
+
+def _check_name(name: str) -> None:
+    """Raises Problem where an admin gives a key such a name."""
+    if is_like_a_key(name):
+        raise Problem.invalid([{"pointer": "/name", "detail": _NOT_A_NAME}], f"{name!r} is no name: {_NOT_A_NAME}.")
 
 
 def not_known(key: bytes) -> Problem:
@@ -340,6 +377,7 @@ _REFUSALS: Final = {
     "expired": "the invite has expired",
     "used": "another node has joined with this invite",
     "revoked": "it has revoked the trust in this node",
+    "root": "this node's key is trusted there as the root key of a federation, which belongs to no node",
 }
 
 

@@ -394,3 +394,40 @@ async def test_addresses_that_cannot_be_dialled_from_here_are_not_kept(
 def test_fingerprints() -> None:
     assert fingerprint(bytes(32)) == "mzuh-vlpy-mk6x-o3ep-ygfy-5h4o"
     assert did_of(bytes(32)).startswith("did:key:z6Mk")
+
+
+async def test_an_invite_makes_no_node_of_a_key_that_is_trusted_as_a_root(sides: tuple[Side, Side]) -> None:
+    a, b = sides
+    await a.ask("POST", "/api/peers", {"did": b.node.did, "role": "root", "name": "r"}, 201)
+    before = dict(a.node.trust.anchors())
+    assert "root key of a federation" in (await b.join(await a.invite(), 409))["detail"]
+    assert "root of a federation" in (await a.join(await b.invite(), 409))["detail"]
+    assert dict(a.node.trust.anchors()) == before
+    assert await a.node.store.anchors() == list(before.values())
+    assert (await a.actions())[-1] == "invite refused: root"
+
+
+LIKE_A_KEY = ["mzuh-vlpy", "MZUH-VLPY-MK", "mzuh-vlpy-mk6x-o3ep-ygfy-5h4o", "mzuhvlpymk6xo3epygfy5h4o", "did:key:z6"]
+
+
+@pytest.mark.parametrize("name", LIKE_A_KEY)
+async def test_no_peer_is_called_like_a_key_or_a_fingerprint(
+    sides: tuple[Side, Side], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = sides
+    for path, wish in (("/api/peers/invites", {}), ("/api/peers", {"did": THIRD.did})):
+        refused = await a.ask("POST", path, wish | {"name": name}, 422)
+        assert "looks like a DID or a fingerprint" in refused["detail"]
+    for side in sides:
+        monkeypatch.setattr(side.node.peers, "name", name)
+    await b.join(await a.invite())  # what it calls itself is no reason not to join
+    for one, other in ((a, b), (b, a)):
+        assert (await one.peer(other))["name"] == ""
+
+
+@pytest.mark.parametrize("name", ["berlin", "raspberry-pi", "a-b", "node-1.example", "x" * 128, ""])
+async def test_an_ordinary_name_is_taken(sides: tuple[Side, Side], name: str) -> None:
+    a, b = sides
+    await a.ask("POST", "/api/peers", {"did": THIRD.did, "name": name}, 201)
+    await b.join(await a.invite(name=name))
+    assert (await a.peer(b))["name"] == (name or "b")
