@@ -1,5 +1,6 @@
 """What a mesh asks its shell to do. Values: nothing happens before the shell carries them out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -52,5 +53,8 @@ class Close:
     code: str
     reason: str
 
+
+Landed = tuple[Sequence[Entry], bytes | None]
+"""Entries that are on disk and merged, and the peer that sent them (None: this node said them)."""
 
 Effect = Send | Store | Verify | Close | Alert

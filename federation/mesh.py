@@ -23,7 +23,7 @@ from crdt.reconcile import ReconcileError
 from federation import messages
 from federation.broadcast import Broadcast
 from federation.cose import entry_id, verify_entry
-from federation.effects import Close, Effect, Lane, Send, Store, Verify
+from federation.effects import Close, Effect, Landed, Lane, Send, Store, Verify
 from federation.messages import Entries, Message, Ping, Pong, Round
 from federation.pair import Pair, View
 from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, tree_of
@@ -135,29 +135,36 @@ class Mesh:
 
     # What is held
 
-    def merged(self, entries: Sequence[Entry], peer: bytes | None, now_ms: int) -> list[Effect]:
-        """`entries` are on disk and merged; they came from `peer`, or were said here (None). Pushes on what is new."""
-        news: list[Entry] = []
-        for entry in entries:
-            if self.replica.map.get(entry.key) is entry:  # nothing higher came meanwhile
-                news.append(entry)
+    def merged(self, landed: Sequence[Landed], now_ms: int) -> list[Effect]:
+        """What is in `landed` is on disk and merged, each with the peer that it came from (None: it was said here).
+        Pushes on what is new: to each peer in one go, however many parts it came in."""
+        parts: list[Landed] = []
+        for entries, source in landed:
+            newest = [entry for entry in entries if self.replica.map.get(entry.key) is entry]
+            for entry in newest:
                 if entry.kind == "cert":
                     self.trust.learn(entry)
+            parts.append((newest, source))
         if not self.pairs and not self._landing:
             return []
-        for entry in entries:
-            self._landing.pop(entry.id, None)
-            self._broadcast.came(entry.id)
+        for entries, _ in landed:
+            for entry in entries:
+                self._landing.pop(entry.id, None)
+                self._broadcast.came(entry.id)
         effects = self.trust_changed(now_ms)
         made: dict[tuple[bytes, ...], list[Message]] = {}  # most peers are told the same, which is then encoded once
         for pair in self.pairs.values():
-            if pair.peer != peer:
-                effects += self._push(pair, news, made)
-            elif again := [entry for entry in news if self.replica.is_said_here(entry)]:  # above what the peer brought
-                effects += self._push(pair, again, {})
-        pair_of = None if peer is None else self.pairs.get(peer)
-        if pair_of is not None:
-            effects += self._settle(pair_of, now_ms)
+            told: list[Entry] = []
+            for news, source in parts:
+                if source == pair.peer:  # but for what this node said above what the peer brought
+                    told += [entry for entry in news if self.replica.is_said_here(entry)]
+                else:
+                    told += news
+            if told:
+                effects += self._push(pair, told, made)
+        for source in dict.fromkeys(source for _, source in landed):
+            if source is not None and (pair_of := self.pairs.get(source)) is not None:
+                effects += self._settle(pair_of, now_ms)
         return effects
 
     def failed(self, entries: Iterable[Entry]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from crdt.entry import Entry
+from federation.effects import Landed
 from federation.handshake import certificate_in
 from federation.identity import NodeKey, did_of
 from federation.joining import Denied, Redeem, Welcome
@@ -162,13 +163,12 @@ class Federation:
             except StoreError as error:
                 log.warning("the internal entries are not moved yet", error=str(error))
 
-    def _merged(self, entries: Sequence[Entry], peer: bytes | None) -> None:
-        if peer is not None:
-            self._taken += len(entries)
-            if self._taken >= FREEZE:  # what was taken stays: the collector need not walk it (50 ms at 100,000)
-                self._taken = 0
-                gc.freeze()
-        self.peer_node.perform(self.mesh.merged(entries, peer, self._wall_ms()))
+    def _merged(self, landed: Sequence[Landed]) -> None:
+        self._taken += sum(len(entries) for entries, peer in landed if peer is not None)
+        if self._taken >= FREEZE:  # what was taken stays: the collector need not walk it (50 ms at 100,000)
+            self._taken = 0
+            gc.freeze()
+        self.peer_node.perform(self.mesh.merged(landed, self._wall_ms()))
         if self.trust.version != self._seen:
             self.trust_changed()
 

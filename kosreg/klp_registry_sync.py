@@ -7,24 +7,29 @@
 Durable, then visible: nobody is shown what a crash could still take back, and a commit that fails leaves nothing to
 undo. Two writes of one service take turns (`turn`), so the second sees what the first did.
 
-    Store effect (entries that the replica judged, from a peer) → commit_foreign: slices of `SLICE`, each one commit
+    Store effect (entries that the replica judged, from a peer) → commit_foreign: parts, each of `SLICE` at most
+           → what waits, from whichever peers, makes one arrival of some `SLICE` entries, which is one commit
            → committed: replica.persisted (merge) → catalog, journal, watchers → on_merged (pushed on to other peers)
 
-A slice is some 5 ms of this loop, and at most two of them are on their way to the disk: one that is written and one
-that waits. Behind a bulk of them, own writes wait for no more than that.
+An arrival is some 5 ms of this loop, and at most two of them are on their way to the disk: one that is written and one
+that waits. Behind a bulk of them, own writes wait for no more than that; and the busier a node is, the more deliveries
+share one commit, one look at the mesh and one message to each peer.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, cast
 
 import structlog
 
 from crdt.entry import Class, Entry, EntryError
 from federation.cose import fact_of
+from federation.effects import Landed
 from federation.identity import did_of, parse_did
 from federation.replica import Alert, Changed, Persist, Replica, Statement
 from kosreg.catalog import Catalog
@@ -33,7 +38,7 @@ from kosreg.liveness import restore, status_body
 from kosreg.loading import SHOWN_KINDS, load
 from kosreg.reshowing import Reshowing
 from kosreg.service import ForeignService, Service
-from kosreg.store import Batch, Row, Store, StoreBusy, StoreError
+from kosreg.store import Batch, Row, Store, StoreBusy, StoreClosed, StoreError
 
 SPARE = 4  # numbers kept free behind a batch, for the changes of status that its arrival brings
 GONE = 0.005  # s between two looks at a write that nobody waits for any more
@@ -65,23 +70,32 @@ class FromPeer(Protocol):
     def peer(self) -> bytes | None: ...
 
 
+Subject = tuple[bytes, str]  # origin, service id
+
+
 @dataclass(slots=True)
-class Arrival:
-    """Some entries from outside, on their way to the disk."""
+class Part:
+    """What one peer said, or a slice of it, and who waits for it."""
 
     persist: Persist
     peer: bytes | None
-    done: asyncio.Future[None] | None = None
+    done: asyncio.Future[None]
 
 
-Subject = tuple[bytes, str]  # origin, service id
+@dataclass(slots=True)
+class Arrival:
+    """Parts that go to the disk together. No two of them speak of one subject."""
+
+    parts: list[Part]
+    subjects: set[Subject]
+    rows: int = 0
 
 
 class RegistrySync:
     """Owns the order in which writes become visible.
 
     `root`: the federation that internal means here (32 bytes), None while there is none. `on_merged`: called with
-    entries that are on disk and shown, and the peer that sent them (None: this node itself). `shows`: whether an entry
+    what is on disk and shown since the last call. `shows`: whether an entry
     of another node may be shown (trust may have changed since it was taken). `on_adopted`: told of an own service that
     came back from outside.
     """
@@ -93,14 +107,15 @@ class RegistrySync:
         self.origin = did_of(replica.origin)
         self.wall_ms = wall_ms
         self.root: bytes | None = None
-        self.on_merged: Callable[[Sequence[Entry], bytes | None], None] = _nobody
+        self.on_merged: Callable[[Sequence[Landed]], None] = _nobody
         self.shows: Callable[[Entry], bool] = _all
         self.on_adopted: Callable[[Service], None] = _adopted
         self.not_shown = 0  # entries of services from outside that are no record
         self._writes: dict[int, Write | Arrival] = {}  # by id(batch)
         self._busy: dict[str, Write] = {}  # by service
+        self._waiting: deque[Part] = deque()
         self._arriving: list[Arrival] = []  # two at most
-        self._entrance = asyncio.Lock()  # of the arrivals, one caller at a time
+        self._retry: asyncio.TimerHandle | None = None  # runs while the store takes no more
         self.reshowing = Reshowing(self)
         store.on_commit = self._committed
         store.on_failure = self._failed
@@ -192,12 +207,14 @@ class RegistrySync:
 
     def _committed(self, batches: Sequence[Batch]) -> None:
         """What is on disk becomes visible, in its order."""
+        landed: list[Landed] = []
         for batch in batches:
             write = self._writes.pop(id(batch), None)
             if write is None:
                 continue  # a token or a setting: nothing that is shown
             if isinstance(write, Arrival):
                 self._arrived(write, batch)
+                landed += ((part.persist.entries, part.peer) for part in write.parts)
                 continue
             self._merge(write.persist)
             del self._busy[write.uid]
@@ -213,7 +230,9 @@ class RegistrySync:
                 self.catalog.remove(write.uid, self.origin, seq, write.at)
             if write.shown is not None:
                 write.shown()
-            self.on_merged(write.persist.entries, None)
+            landed.append((write.persist.entries, None))
+        if landed:
+            self.on_merged(landed)
 
     def _merge(self, persist: Persist) -> list[Changed]:
         changes = []
@@ -228,10 +247,12 @@ class RegistrySync:
         """What did not get to the disk is as if it had never been; the store tells the writers why."""
         for batch in batches:
             write = self._writes.pop(id(batch), None)
-            if write is not None:
+            if isinstance(write, Arrival):
+                for part in write.parts:
+                    self.replica.failed(part.persist)
+            elif write is not None:
                 self.replica.failed(write.persist)
-                if isinstance(write, Write):
-                    del self._busy[write.uid]
+                del self._busy[write.uid]
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -248,51 +269,74 @@ class RegistrySync:
     async def commit_foreign(self, effect: FromPeer) -> None:
         """Commit and show what a peer sent, slice by slice; returns when all of it is on disk and shown.
 
-        Raises StoreError, and then what was not committed is as if it had never come. Callers are served in order; a
-        store that is busy makes them wait, which is what slows a peer down.
+        Raises StoreError, and then what was not committed is as if it had never come. All are served in the order in
+        which they came; a store that is busy makes them wait, which is what slows a peer down.
         """
-        slices = list(_slices(effect.persist))
-        futures: list[asyncio.Future[None]] = []
-        try:
-            async with self._entrance:
-                while slices:
-                    arrival = Arrival(slices[0], effect.peer)
-                    await self._room(arrival)
-                    future = self._submit(arrival)
-                    if future is None:
-                        await asyncio.sleep(BUSY)
-                        continue
-                    futures.append(future)
-                    del slices[0]
-        finally:
-            for persist in slices:
-                self.replica.failed(persist)
-        for future in futures:
-            await asyncio.shield(future)
+        loop = asyncio.get_running_loop()
+        parts = [Part(persist, effect.peer, loop.create_future()) for persist in _slices(effect.persist)]
+        self._waiting += parts
+        self._carry()
+        error: BaseException | None = None
+        for part in parts:
+            await asyncio.wait((part.done,))  # to the end, whatever became of those before
+            error = part.done.exception() or error
+        if error is not None:
+            raise error
 
-    async def _room(self, arrival: Arrival) -> None:
-        """Until there is room for `arrival`, and nothing that is on its way says something of what it speaks of."""
-        subjects = {(entry.origin, entry.name) for entry in arrival.persist.entries}
-        while self._arriving and (
-            len(self._arriving) > 1
-            or any((e.origin, e.name) in subjects for other in self._arriving for e in other.persist.entries)
-        ):
-            first = self._arriving[0].done
-            assert first is not None
-            await asyncio.wait((first,))
-            await asyncio.sleep(0)
+    def _carry(self) -> None:
+        """Sends on what waits, as far as there is room."""
+        while self._waiting and len(self._arriving) < 2 and self._retry is None:
+            arrival = self._gathered()
+            if arrival is None or not self._submit(arrival):
+                return
 
-    def _submit(self, arrival: Arrival) -> asyncio.Future[None] | None:
-        """Hand `arrival` to the store; None where it takes none at the moment. Raises StoreError."""
-        batch = Batch([Row(entry, self._foreign_prior(entry)) for entry in arrival.persist.entries], spare=SPARE)
+    def _gathered(self) -> Arrival | None:
+        """The next parts, as one arrival; None where the first speaks of a subject that is on its way already."""
+        arrival = Arrival([], set())
+        while self._waiting:
+            part = self._waiting[0]
+            subjects = {(entry.origin, entry.name) for entry in part.persist.entries}
+            rows = len(part.persist.entries)
+            if (arrival.parts and arrival.rows + rows > SLICE) or not all(
+                subjects.isdisjoint(other.subjects) for other in (arrival, *self._arriving)
+            ):
+                break
+            arrival.parts.append(self._waiting.popleft())
+            arrival.subjects |= subjects
+            arrival.rows += rows
+        return arrival if arrival.parts else None
+
+    def _submit(self, arrival: Arrival) -> bool:
+        """Hand `arrival` to the store; False where it takes none at the moment."""
+        rows = [Row(entry, self._foreign_prior(entry)) for part in arrival.parts for entry in part.persist.entries]
+        batch = Batch(rows, spare=SPARE)
         try:
-            arrival.done = self.store.commit(batch)
+            done = self.store.commit(batch)
         except StoreBusy:
-            return None
+            self._waiting.extendleft(reversed(arrival.parts))
+            self._retry = asyncio.get_running_loop().call_later(BUSY, self._try_again)
+            return False
+        except StoreError as error:
+            for part in arrival.parts:
+                self.replica.failed(part.persist)
+                _end(part.done, error)
+            return True
         self._writes[id(batch)] = arrival
         self._arriving.append(arrival)
-        arrival.done.add_done_callback(lambda _: self._arriving.remove(arrival))
-        return arrival.done
+        done.add_done_callback(partial(self._over, arrival))
+        return True
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._carry()
+
+    def _over(self, arrival: Arrival, done: asyncio.Future[None]) -> None:
+        """`arrival` is on disk and shown, or it failed."""
+        self._arriving.remove(arrival)
+        error = StoreClosed("it was not written in time.") if done.cancelled() else done.exception()
+        for part in arrival.parts:
+            _end(part.done, error)
+        self._carry()
 
     def _foreign_prior(self, entry: Entry) -> bytes | None:
         """`_prior` of an entry from outside, whose status is shown when it is committed, and not before."""
@@ -312,26 +356,27 @@ class RegistrySync:
 
     def _arrived(self, arrival: Arrival, batch: Batch) -> None:
         """Hot. Entries from outside are on disk: show what they change, each under the number of its last row."""
-        persist = arrival.persist
-        changes = self._merge(persist)
-        touched: dict[Subject, list[Changed]] = {}
-        for change in changes:
-            if change.kind in SHOWN_KINDS:
-                touched.setdefault((change.origin, change.name), []).append(change)
-        if len(touched) == 1:
-            self._show(*next(iter(touched.items())), batch.seq + len(batch.rows) - 1, arrival)
-        elif touched:
-            rows = {(e.origin, e.name): row for row, e in enumerate(persist.entries) if e.kind in SHOWN_KINDS}
-            for subject in sorted(touched, key=rows.__getitem__):
-                self._show(subject, touched[subject], batch.seq + rows[subject], arrival)
-        for entry in persist.entries:
-            entry.body = None  # it is shown: 100,000 bodies are too many to keep
-        self.on_merged(persist.entries, arrival.peer)
+        first = batch.seq
+        for part in arrival.parts:
+            persist = part.persist
+            touched: dict[Subject, list[Changed]] = {}
+            for change in self._merge(persist):
+                if change.kind in SHOWN_KINDS:
+                    touched.setdefault((change.origin, change.name), []).append(change)
+            if len(touched) == 1:
+                self._show(*next(iter(touched.items())), first + len(persist.entries) - 1, part)
+            elif touched:
+                rows = {(e.origin, e.name): row for row, e in enumerate(persist.entries) if e.kind in SHOWN_KINDS}
+                for subject in sorted(touched, key=rows.__getitem__):
+                    self._show(subject, touched[subject], first + rows[subject], part)
+            for entry in persist.entries:
+                entry.body = None  # it is shown: 100,000 bodies are too many to keep
+            first += len(persist.entries)
 
-    def _show(self, subject: Subject, changes: list[Changed], seq: int, arrival: Arrival) -> None:
+    def _show(self, subject: Subject, changes: list[Changed], seq: int, part: Part) -> None:
         """Show what `subject` says now, of which `changes` tell."""
         origin, uid = subject
-        at = arrival.persist.at
+        at = part.persist.at
         held = self.catalog.claim(uid, did(origin))
         record = next((change for change in changes if change.kind == "service"), None)
         if record is not None or held is None:
@@ -343,7 +388,7 @@ class RegistrySync:
                 return
             if held is None or held.head != service.head:
                 if isinstance(service, ForeignService):
-                    service.came, service.peer = at, arrival.peer
+                    service.came, service.peer = at, part.peer
                 elif held is not None:
                     service.live_from(held)
                 self.catalog.put(service, at)
@@ -435,8 +480,17 @@ def _slices(persist: Persist) -> Iterator[Persist]:
         begin = end
 
 
-def _nobody(_entries: Sequence[Entry], _peer: bytes | None) -> None:
+def _nobody(_landed: Sequence[Landed]) -> None:
     pass
+
+
+def _end(done: asyncio.Future[None], error: BaseException | None) -> None:
+    """Tell who waits for a part, if anybody still does."""
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+        done.exception()  # who hung up never asks
 
 
 def _all(_entry: Entry) -> bool:

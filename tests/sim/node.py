@@ -295,7 +295,7 @@ class Process:
                         self.world.tell(f"{self.node.name} alerts: {effect.text}")
                 if commit.done is not None:
                     commit.done(True)
-                self.do(self.mesh.merged(commit.persist.entries, commit.peer, self.node.now))
+                self.do(self.mesh.merged([(commit.persist.entries, commit.peer)], self.node.now))
         if self._waiting and not self._syncing:
             self._sync()
 

@@ -43,7 +43,7 @@ class Node:
         said = None if body is None else {"name": name, "body": body}
         persist = self.replica.put([Statement("service", name, cls, said, root)], self.net.now)
         self.replica.persisted(persist)
-        self.net.do(self, self.mesh.merged(persist.entries, None, self.net.now))
+        self.net.do(self, self.mesh.merged([(persist.entries, None)], self.net.now))
         return persist.entries[-1]
 
     def take(self, entry: Entry) -> None:
@@ -51,7 +51,7 @@ class Node:
         for effect in self.replica.receive(entry.raw, self.net.now):
             assert isinstance(effect, Persist), effect
             self.replica.persisted(effect)
-            self.net.do(self, self.mesh.merged(effect.entries, None, self.net.now))
+            self.net.do(self, self.mesh.merged([(effect.entries, None)], self.net.now))
 
     def trusts(self, *others: Node) -> None:
         for other in others:
@@ -111,7 +111,7 @@ class Net:
                     for alert in node.replica.persisted(persist):
                         if isinstance(alert, Alert):
                             node.alerts.append(alert)
-                    self.do(node, node.mesh.merged(persist.entries, peer, self.now))
+                    self.do(node, node.mesh.merged([(persist.entries, peer)], self.now))
                 case Verify(_, entries):
                     node.mesh.verified(effect, [verify_entry(entry) for entry in entries])
                 case Close():

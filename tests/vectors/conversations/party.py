@@ -147,7 +147,7 @@ class Party:
         for effect in found:
             assert isinstance(effect, Persist), effect
             self.replica.persisted(effect)
-            self._do(self.mesh.merged(effect.entries, None, self.now))
+            self._do(self.mesh.merged([(effect.entries, None)], self.now))
         self._flush()
 
     def until(self, at_ms: int) -> None:
@@ -246,7 +246,7 @@ class Party:
                     self._send(message, lane)
                 case Store(persist, peer):
                     self.replica.persisted(persist)
-                    self._do(self.mesh.merged(persist.entries, peer, self.now))
+                    self._do(self.mesh.merged([(persist.entries, peer)], self.now))
                 case Verify(_, entries):
                     self.mesh.verified(effect, [verify_entry(entry) for entry in entries])
                 case Close(_, code, reason):
