@@ -11,7 +11,8 @@ far ahead?, verify. An entry is known only after its signature was checked: else
 first, would censor the good one.
 
 Own entries that come back from outside are adopted: a node that lost its disk but not its key counts its stamps from
-there. What was written in this run goes above the adopted, since it is what the people here said last.
+there. What was written in this run goes above the adopted, since it is what the people here said last. But for one
+whose stamp no node comes to by itself: above that nothing could ever be said.
 """
 
 from collections import Counter
@@ -134,6 +135,7 @@ class Replica:
         self._flight: dict[_Subject, list[Entry]] = {}
         self._first_stamp = 0  # own stamps above this one were given in this run, or adopted
         self._adopted: set[bytes] = set()
+        self._told_beyond = False
         self._alerted: dict[Key, None] = {}
 
     # The store's side
@@ -388,8 +390,12 @@ class Replica:
     def _adopt(self, entry: Entry, now_ms: int) -> list[Effect]:
         """An own entry that this node does not hold: said before the disk was lost, or before the backup that it was
         restored from."""
+        if not self._clock.observe(entry.stamp):
+            return [
+                *self._refuse(Fault.ORIGIN, "an own entry with a stamp that no clock gives", entry),
+                *self._beyond(entry),
+            ]
         self.counts["adopted"] += 1
-        self._clock.observe(entry.stamp)
         said_now = [
             held
             for held in self._newest(_subject(entry))
@@ -406,6 +412,18 @@ class Replica:
             again = Persist((self._sign(Statement(last.kind, last.name, last.cls, None, last.root), now_ms),), now_ms)
             self._take_off(again.entries[0])
         return [Persist((entry, *again.entries), now_ms)]
+
+    def _beyond(self, entry: Entry) -> list[Alert]:
+        """An alert about an own entry that is not adopted; the first tells all there is to do."""
+        if self._told_beyond:
+            return []
+        self._told_beyond = True
+        text = (
+            f"this node's own key signed {entry.kind} {entry.name!r} with stamp {entry.stamp}, which no node comes to "
+            "by itself: somebody else has the key. It is not taken here; other nodes may show it. Give this node a new "
+            "key, and have the old one revoked wherever it is trusted."
+        )
+        return [Alert("stamp", text, (entry,))]
 
     def _judge_older(self, held: Entry, entry: Entry) -> list[Effect]:
         """Lower than what is held: dropped, unless it proves that its origin signed two bodies with one stamp."""

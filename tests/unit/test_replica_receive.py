@@ -3,6 +3,7 @@
 import pytest
 
 from crdt.entry import DAY_MS, MAX_LIFE_MS, MAX_LIFE_TRUST_MS, Class, Entry
+from crdt.stamp import OWN_MAX, STAMP_MAX
 from federation import replica as engine
 from federation.cose import fact_of, verify_entry
 from federation.replica import Alert, Changed, Fault, Persist, Refused, Replica, Statement
@@ -245,6 +246,32 @@ def test_a_forged_own_entry_moves_nothing() -> None:
     assert replica.receive(spoilt(forged), NOW) == [Refused(Fault.RELAY, "the signature does not hold", KEY.public)]
     (entry,), _ = say(replica)
     assert entry.stamp == NOW << 16
+
+
+@pytest.mark.parametrize("stamp", [STAMP_MAX, STAMP_MAX - 1, OWN_MAX + 1])
+def test_an_own_entry_above_which_nothing_can_be_said_is_not_adopted(stamp: int) -> None:
+    replica = started()
+    say(replica)
+    refused, alert = replica.receive(foreign(key=KEY, name="a", stamp=stamp).raw, NOW)
+    assert isinstance(refused, Refused)
+    assert (refused.fault, refused.origin) == (Fault.ORIGIN, KEY.public)
+    assert isinstance(alert, Alert)
+    assert "a new key" in alert.text
+    (again,) = replica.receive(foreign(key=KEY, name="b", stamp=stamp).raw, NOW)
+    assert isinstance(again, Refused), "and the alert is raised once"
+    (entry,), _ = say(replica, body={"v": 2})
+    assert entry.stamp == (NOW << 16) + 1
+    assert replica.view("service", "a", NOW) == entry
+
+
+def test_what_was_said_by_a_clock_out_of_its_mind_comes_back() -> None:
+    mad = started()
+    say(mad, now=1 << 62)
+    (lost,), _ = say(mad, now=1 << 62)
+    replica = started()
+    received(replica, lost, NOW)
+    (entry,), _ = say(replica)
+    assert entry.stamp == lost.stamp + 1
 
 
 def test_own_entries_that_come_back_while_they_are_held_cost_nothing(verified: list[Entry]) -> None:

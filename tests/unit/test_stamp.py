@@ -2,7 +2,7 @@
 
 import pytest
 
-from crdt.stamp import STAMP_MAX, StampClock
+from crdt.stamp import CLOCK_MAX, OWN_MAX, STAMP_MAX, StampClock
 
 
 def test_stamp_is_the_time_and_a_counter() -> None:
@@ -26,9 +26,26 @@ def test_an_observed_stamp_is_never_given_again() -> None:
     assert clock.next(0) == (1 << 40) + 1
 
 
-def test_a_key_without_stamps_left_says_so() -> None:
-    clock = StampClock(STAMP_MAX - 1)
-    assert clock.next(0) == STAMP_MAX
-    with pytest.raises(OverflowError, match="new key"):
-        clock.next(0)
-    assert clock.last == STAMP_MAX
+@pytest.mark.parametrize("now", [1 << 48, 1 << 60, (1 << 64) - 1])
+def test_no_time_uses_the_numbers_up(now: int) -> None:
+    clock = StampClock()
+    first = clock.next(now)
+    assert [clock.next(now), clock.next(0), clock.next(now)] == [first + 1, first + 2, first + 3]
+    assert first == CLOCK_MAX
+
+
+def test_what_no_clock_gives_is_not_observed() -> None:
+    clock = StampClock()
+    assert not clock.observe(OWN_MAX + 1)
+    assert not clock.observe(STAMP_MAX)
+    assert clock.last == 0
+    assert clock.observe(OWN_MAX)
+    assert OWN_MAX < clock.next(0) < STAMP_MAX
+
+
+def test_a_clock_is_told_of_all_that_one_like_it_gave() -> None:
+    """So a node that lost its disk while its clock was out of its mind still counts on from there."""
+    mad, again = StampClock(), StampClock()
+    given = max(mad.next(1 << 64) for _ in range(1000))
+    assert again.observe(given)
+    assert again.next(0) == given + 1
