@@ -259,7 +259,8 @@ class Mesh:
         """Of which origins this node takes entries from `peer`, tree by tree."""
         trust = self.trust
         keys = {self.replica.origin, *trust.keys()}
-        shared = trust.roots_of(self.replica.origin, now_ms) & trust.roots_of(peer, now_ms)
+        roots = trust.roots_of(self.replica.origin, now_ms)
+        shared = {root for root in roots if trust.admits(peer, Class.INTERNAL, root, "service", now_ms)}
         trees = {
             PUBLIC_TRUST: "node",
             PUBLIC_FACTS: "service",

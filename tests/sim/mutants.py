@@ -75,8 +75,8 @@ MUTANTS: Final = (
     Mutant(
         "the sender's visibility check: whoever links is of the federation",
         "federation/mesh.py",
-        "shared = trust.roots_of(self.replica.origin, now_ms) & trust.roots_of(peer, now_ms)",
-        "shared = trust.roots_of(self.replica.origin, now_ms)",
+        'shared = {root for root in roots if trust.admits(peer, Class.INTERNAL, root, "service", now_ms)}',
+        "shared = roots",
     ),
     Mutant(
         "the known-id rule: an entry is known before its signature was checked",

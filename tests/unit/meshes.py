@@ -58,11 +58,11 @@ class Node:
             self.trust.put(Anchor(other.key.public, Role.PEER))
         self.net.do(self, self.mesh.trust_changed(self.net.now))
 
-    def joins(self, root: NodeKey = ROOT) -> None:
+    def joins(self, root: NodeKey = ROOT, scope: Scope = MEMBER) -> None:
         """Become a member of a federation: anchor its root and take the certificate."""
         self.trust.put(Anchor(root.public, Role.ROOT))
         self.net.do(self, self.mesh.trust_changed(self.net.now))
-        self.take(issue_cert(root, self.key.public, now_ms=self.net.now, scope=MEMBER))
+        self.take(issue_cert(root, self.key.public, now_ms=self.net.now, scope=scope))
 
     def names(self, *classes: Class) -> set[str]:
         """Names of the live services that it holds, of all origins."""

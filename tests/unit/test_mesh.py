@@ -17,7 +17,8 @@ from federation.identity import NodeKey
 from federation.link import BACKLOG
 from federation.messages import Message, Round
 from federation.pair import MAX_FRESH
-from federation.partitions import PUBLIC_FACTS
+from federation.partitions import PUBLIC_FACTS, internal
+from federation.trust import Scope
 from tests.unit.meshes import LIFE, NOW, ROOT, Net, Node, full, line
 
 
@@ -133,6 +134,32 @@ def test_private_stays_and_internal_stays_in_its_federation() -> None:
     net.run(20_000)
     assert other.names() == {"internal"}
     assert outsider.names() == set()
+
+
+def test_a_member_for_public_facts_alone_gets_no_internal_ones_though_it_asks() -> None:
+    net = full(2)
+    member, public_only = net.nodes
+    member.joins()
+    public_only.joins(scope=Scope(frozenset({Class.PUBLIC})))
+    net.run(1000)
+    assert member.trust.roots_of(public_only.key.public, net.now) == {ROOT.public}
+    entry = member.say("internal", Class.INTERNAL, ROOT.public)
+    keys = (member.key.public, public_only.key.public)
+    given: list[Message] = []
+    net.tap = lambda source, target, message: given.append(message) if source is member else None
+    for message in (
+        *messages.admits(internal(ROOT.public), keys, (), fresh=True),
+        messages.want(1_000, [entry.id], graft=True),
+    ):
+        net.do(member, member.mesh.received(public_only.key.public, message, net.now))
+    member.say("another", Class.INTERNAL, ROOT.public)
+    net.run(20_000)
+    assert public_only.names() == set()
+    assert [message["entries"] for message in given if message["t"] == "entries"] == [[]]
+    assert not [message for message in given if message.get("tree") == internal(ROOT.public).to_wire()]
+    public_only.joins()  # with all classes, now: the newer certificate counts
+    net.run(1000)
+    assert public_only.names() == {"internal", "another"}
 
 
 def test_each_change_of_class_tells_who_may_see_the_old_one() -> None:
