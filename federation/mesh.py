@@ -552,6 +552,8 @@ class Mesh:
         ping = messages.parse_ping(message)
         if ping is None:
             return [_malformed(pair, "ping")]
+        if not pair.takes_ping(now_ms):
+            return []
         ours = pair.digests(ping.cut)
         differ = {tree for tree, digest in ping.digests.items() if tree in ours and ours[tree] != digest}
         if ours and not differ and ours.keys() == ping.digests.keys() and not pair.busy():

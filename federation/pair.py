@@ -13,6 +13,7 @@ from typing import Final
 from crdt.entry import Entry
 from crdt.ordered_set import INFINITY, TIME_SIZE, fingerprint
 from federation import messages
+from federation.allowance import Allowance
 from federation.effects import Lane, Send
 from federation.messages import Admits, Message, Want
 from federation.partitions import Holdings, Tree, tree_of
@@ -24,6 +25,8 @@ MAX_REPEATS: Final = 3
 MAX_WANTS: Final = 16  # of a peer that wait for their answer
 MAX_FRESH: Final = 20_000  # ids to be announced with the next tick; what goes beyond is left to reconciliation
 WANTS_AT_ONCE: Final = 2  # of ours that a peer has not answered
+MAX_PINGS: Final = 10  # of a peer that are looked at, though they come at once: after a stall, say
+PING_EVERY_MS: Final = 1_000  # and one more each so often; each may cost a fingerprint over all that is held
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class Pair:
         self.expected = 0
         self.received = 0
         self.next_ping_ms = 0
+        self._pings = Allowance(MAX_PINGS, PING_EVERY_MS)
         self._holdings = holdings
         self._number = 0
 
@@ -183,6 +187,13 @@ class Pair:
                 all_of_it, lapsed = held.mark(INFINITY), held.mark(floor)
                 found[tree] = fingerprint(all_of_it.size - lapsed.size, all_of_it.total - lapsed.total)
         return found
+
+    def takes_ping(self, now_ms: int) -> bool:
+        """Whether a ping that has come is looked at; False, and counted, where they come too often."""
+        if self._pings.take(now_ms):
+            return True
+        self.refused["pings come too often"] += 1
+        return False
 
     # What has to go out
 

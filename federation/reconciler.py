@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from crdt.held_set import HeldSet
 from crdt.ordered_set import OrderedSet
 from crdt.reconcile import Found, Initiator, Limits, Responder
+from federation.allowance import Allowance
 from federation.messages import Round
 from federation.partitions import Tree
 
@@ -41,8 +42,7 @@ class Reconciler:
     def __init__(self) -> None:
         self._asking: dict[Tree, _Session] = {}
         self._answering: dict[Tree, tuple[int, Responder]] = {}
-        self._allowance: float = SESSIONS
-        self._counted_ms = 0
+        self._allowance = Allowance(SESSIONS, REFILL_MS)
 
     def is_asking(self, tree: Tree) -> bool:
         """Whether a session of ours goes on in `tree`."""
@@ -82,12 +82,7 @@ class Reconciler:
         known = self._answering.get(heard.tree)
         if known is not None and known[0] == heard.session:
             return True
-        self._allowance = min(SESSIONS, self._allowance + max(0, now_ms - self._counted_ms) / REFILL_MS)
-        self._counted_ms = now_ms
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+        return self._allowance.take(now_ms)
 
     def answer(self, heard: Round, holding: Holding, size: int) -> Answered:
         """The answer to a message of the peer, over what `holding` gives where it begins a session: slices, then the

@@ -15,8 +15,9 @@ from federation.cose import fact_of, sign_entry, verify_entry
 from federation.effects import Effect
 from federation.identity import NodeKey
 from federation.link import BACKLOG
-from federation.messages import Message, Round
-from federation.pair import MAX_FRESH
+from federation.mesh import PING_MS
+from federation.messages import Message, Ping, Round
+from federation.pair import MAX_FRESH, MAX_PINGS, PING_EVERY_MS
 from federation.partitions import PUBLIC_FACTS, internal
 from federation.trust import Scope
 from tests.unit.meshes import LIFE, NOW, ROOT, Net, Node, full, line
@@ -407,6 +408,37 @@ def test_a_peer_may_begin_only_so_many_sessions() -> None:
     before = len(answered)
     begin(1100)
     assert len(answered) == before + 1
+
+
+def test_pings_that_come_too_often_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = full(2)
+    flooder, node = net.nodes
+    pair = node.mesh.pairs[flooder.key.public]
+    looked: list[int] = []
+    digests = pair.digests
+    monkeypatch.setattr(pair, "digests", lambda cut: looked.append(cut) or digests(cut))
+    pongs: list[Message] = []
+    net.tap = lambda source, target, message: pongs.append(message) if message["t"] == "pong" else None
+
+    def flood(count: int) -> None:
+        for number in range(count):
+            ping = messages.ping(Ping(number, net.now, net.now, {}))
+            net.do(node, node.mesh.received(flooder.key.public, ping, net.now))
+
+    flood(1000)
+    assert len(pongs) == len(looked) <= MAX_PINGS
+    assert pair.refused["pings come too often"] == 1000 - len(pongs)
+    assert node.closes == []
+    before = len(pongs)
+    net.now += 3 * PING_EVERY_MS
+    flood(1000)
+    assert len(pongs) - before == 3
+    net.now -= 86_400_000  # the clock is set back
+    flood(1000)
+    net.now += PING_MS
+    before = len(pongs)
+    flood(1)
+    assert len(pongs) == before + 1, "who pings as a node does is answered"
 
 
 def test_an_origin_that_comes_up_in_a_session_is_not_shown_by_it() -> None:
