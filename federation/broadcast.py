@@ -9,6 +9,7 @@ Each tree of entries (`partitions.Tree`) has a tree of links of its own, since n
 I/O, no clock, no randomness.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,12 +18,13 @@ from federation.partitions import Tree
 
 PATIENCE_MS: Final = 150  # from an announcement to asking for what did not come by itself
 RETRY_MS: Final = 600  # then the next one who announced it is asked
-MAX_MISSING: Final = 20_000  # announced ids that are waited for; what goes beyond is left to reconciliation
+MAX_MISSING: Final = 10_000  # ids first announced by one peer that are waited for; the rest is for reconciliation
 MAX_ANNOUNCERS: Final = 8
 
 
 @dataclass(slots=True)
 class _Missing:
+    first: bytes  # who announced it before all others that are linked: it counts as one of this peer's
     due_ms: int
     peers: list[bytes] = field(default_factory=list)  # who announced it, in the order in which they are to be asked
 
@@ -33,6 +35,7 @@ class Broadcast:
     def __init__(self) -> None:
         self._lazy: set[tuple[bytes, Tree]] = set()
         self._missing: dict[bytes, _Missing] = {}
+        self._counts: Counter[bytes] = Counter()  # of what is missing, by who announced it first
 
     def is_eager(self, peer: bytes, tree: Tree) -> bool:
         """Whether `peer` gets news of `tree` whole."""
@@ -56,15 +59,18 @@ class Broadcast:
                 continue
             missing = self._missing.get(identity)
             if missing is None:
-                if len(self._missing) >= MAX_MISSING:
-                    return
-                missing = self._missing[identity] = _Missing(now_ms + PATIENCE_MS)
+                if self._counts[peer] >= MAX_MISSING:
+                    continue
+                missing = self._missing[identity] = _Missing(peer, now_ms + PATIENCE_MS)
+                self._counts[peer] += 1
             if peer not in missing.peers and len(missing.peers) < MAX_ANNOUNCERS:
                 missing.peers.append(peer)
 
     def came(self, identity: bytes) -> None:
-        """`identity` is known now, however it came."""
-        self._missing.pop(identity, None)
+        """`identity` is known now, however it came, or given up."""
+        missing = self._missing.pop(identity, None)
+        if missing is not None:
+            self._counts[missing.first] -= 1
 
     def overdue(self, now_ms: int) -> dict[bytes, list[bytes]]:
         """Whom to ask for what, now: ids by peer. Each id is asked of one peer at a time, and given up where all that
@@ -80,12 +86,22 @@ class Broadcast:
             asked.setdefault(missing.peers.pop(0), []).append(identity)
             missing.due_ms = now_ms + RETRY_MS
         for identity in done:
-            del self._missing[identity]
+            self.came(identity)
         return asked
 
     def closed(self, peer: bytes) -> None:
         """The link to `peer` is gone. A new one begins eager."""
         self._lazy = {(other, tree) for other, tree in self._lazy if other != peer}
-        for missing in self._missing.values():
+        over: list[bytes] = []
+        for identity, missing in self._missing.items():
             if peer in missing.peers:
                 missing.peers.remove(peer)
+            if missing.first == peer:
+                if missing.peers:
+                    missing.first = missing.peers[0]
+                    self._counts[missing.first] += 1
+                else:
+                    over.append(identity)
+        for identity in over:
+            del self._missing[identity]
+        del self._counts[peer]
