@@ -34,7 +34,8 @@ _Subject = tuple[bytes, str, str]  # origin, kind, name: what a view is of
 
 _BAD_SIGNATURE: Final = "the signature does not hold"
 CLOCK_TOLERANCE_MS: Final = DAY_MS  # how far others' clocks may be from ours where life is judged
-_MAX_ALERTED: Final = 1024  # keys whose equivocation was reported: told once, not with every copy
+_MAX_ALERTED: Final = 8  # keys of one origin whose equivocation is reported, each once; what comes then is counted
+_MAX_EQUIVOCAL: Final = 1024  # origins of which that is remembered; of further ones it is counted only
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ class Replica:
         self._first_stamp = 0  # own stamps above this one were given in this run, or adopted
         self._adopted: set[bytes] = set()
         self._told_beyond = False
-        self._alerted: dict[Key, None] = {}
+        self._alerted: dict[bytes, set[Key]] = {self.origin: set()}  # by origin
 
     # The store's side
 
@@ -427,7 +428,7 @@ class Replica:
 
     def _judge_older(self, held: Entry, entry: Entry) -> list[Effect]:
         """Lower than what is held: dropped, unless it proves that its origin signed two bodies with one stamp."""
-        if held.stamp != entry.stamp or held.key in self._alerted or _same_words(held, entry):
+        if held.stamp != entry.stamp or not self._may_alert(held.key) or _same_words(held, entry):
             return []
         if entry.origin != self.origin and not self._admits(entry):
             return []
@@ -437,17 +438,28 @@ class Replica:
 
     def _equivocation(self, one: Entry, other: Entry) -> list[Alert]:
         """An alert where two good entries of one key and stamp say different things. A renewal says the same."""
-        if one.key in self._alerted or _same_words(one, other):
+        if _same_words(one, other):
             return []
-        if len(self._alerted) >= _MAX_ALERTED:
-            del self._alerted[next(iter(self._alerted))]
-        self._alerted[one.key] = None
+        self.counts["equivocations"] += 1
+        if not self._may_alert(one.key):
+            return []
+        alerted = self._alerted.setdefault(one.origin, set())
+        alerted.add(one.key)
         who = "this node's own key" if one.origin == self.origin else did_of(one.origin)
         text = (
             f"{who} signed two different things about {one.kind} {one.name!r} with the same stamp: "
             "two machines use one key, or it was stolen. The higher of the two is shown."
         )
+        if len(alerted) == _MAX_ALERTED:
+            text += " It did so before: from here on it is counted, and not told again before a restart."
         return [Alert("equivocation", text, (one, other))]
+
+    def _may_alert(self, key: Key) -> bool:
+        """Whether equivocation under `key` is still to be told: who signs it without end does not fill the log."""
+        alerted = self._alerted.get(key.origin)
+        if alerted is None:
+            return len(self._alerted) < _MAX_EQUIVOCAL
+        return key not in alerted and len(alerted) < _MAX_ALERTED
 
     def _refuse(self, fault: Fault, reason: str, entry: Entry | None) -> list[Effect]:
         self.counts[f"refused_{fault.value}"] += 1

@@ -59,6 +59,7 @@ TABLE: Final = (
     MetricDoc("kosreg_store_busy_seconds", "counter", "Time spent in commits."),
     MetricDoc("kosreg_store_waiting", "gauge", "Writes that wait for their commit."),
     MetricDoc("kosreg_store_waiting_bytes", "gauge", "Their bytes, about."),
+    MetricDoc("kosreg_equivocations", "counter", "Times that a key was seen to sign two things with one stamp."),
     MetricDoc("kosreg_ready", "gauge", "1 when the node serves, else 0."),
     MetricDoc("kosreg_started_seconds", "gauge", "When the node started, s since 1970."),
     MetricDoc("kosreg_info", "gauge", "Always 1; the labels say which node this is.", ("version", "did")),
@@ -165,6 +166,7 @@ class _Snapshot:
         yield "kosreg_store_busy_seconds", stats.busy_s
         yield "kosreg_store_waiting", stats.waiting
         yield "kosreg_store_waiting_bytes", stats.waiting_bytes
+        yield "kosreg_equivocations", node.replica.counts["equivocations"]
         yield "kosreg_ready", int(node.ready)
         yield "kosreg_started_seconds", node.started_ms / 1000
 

@@ -6,6 +6,7 @@ from crdt.entry import DAY_MS, MAX_LIFE_MS, MAX_LIFE_TRUST_MS, Class, Entry
 from crdt.stamp import OWN_MAX, STAMP_MAX
 from federation import replica as engine
 from federation.cose import fact_of, verify_entry
+from federation.identity import NodeKey
 from federation.replica import Alert, Changed, Fault, Persist, Refused, Replica, Statement
 from tests.unit.replicas import BODY, KEY, NOW, PEER, foreign, received, say, spoilt, started
 
@@ -211,12 +212,31 @@ def test_one_and_one_point_zero_are_two_bodies() -> None:
     assert Alert in [type(effect) for effect in effects]
 
 
-def test_memory_of_alerts_is_bounded() -> None:
+def contradict(replica: Replica, key: NodeKey, name: str) -> list[Alert]:
+    """`key` signs two things about `name` with one stamp; the alerts."""
+    some = [foreign(key, name=name, body={"v": version}) for version in (1, 2)]
+    return [effect for entry in some for effect in received(replica, entry, NOW) if isinstance(effect, Alert)]
+
+
+def test_who_contradicts_itself_without_end_does_not_fill_the_log(verified: list[Entry]) -> None:
     replica = started()
-    for number in range(engine._MAX_ALERTED + 10):
-        for body in ({"v": 1}, {"v": 2}):
-            received(replica, foreign(name=str(number), body=body), NOW)
-    assert len(replica._alerted) == engine._MAX_ALERTED
+    alerts = [alert for number in range(200) for alert in contradict(replica, PEER, str(number))]
+    assert len(alerts) == engine._MAX_ALERTED
+    assert ["not told again" in alert.text for alert in alerts] == [False] * (len(alerts) - 1) + [True]
+    assert replica.counts["equivocations"] > len(alerts), "the others are counted"
+    before = len(verified)
+    lower = min((foreign(name="199", body={"v": version}) for version in (1, 2)), key=lambda entry: entry.order)
+    assert replica.receive(lower.raw, NOW) == []
+    assert len(verified) == before, "nor does it cost a signature check"
+    assert len(contradict(replica, NodeKey(b"\x03" * 32), "a")) == 1, "another origin is told of"
+
+
+def test_keys_that_contradict_themselves_without_end_do_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_MAX_EQUIVOCAL", 20)
+    replica = started()
+    alerts = [alert for n in range(100) for alert in contradict(replica, NodeKey(bytes([n + 10]) * 32), "a")]
+    assert len(alerts) == 19
+    assert len(contradict(replica, KEY, "a")) == 1, "of this node's own key it is always told"
 
 
 # Amnesia: own entries that come back
