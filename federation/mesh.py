@@ -26,7 +26,7 @@ from federation.cose import entry_id, verify_entry
 from federation.effects import Close, Effect, Landed, Lane, Send, Store, Verify
 from federation.messages import Entries, Message, Ping, Pong, Round
 from federation.pair import Pair, View
-from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, tree_of
+from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, is_later_tree, tree_of
 from federation.reconciler import LIMITS, Answered, Asked
 from federation.replica import Alert, Fault, Persist, Refused, Replica
 
@@ -110,10 +110,13 @@ class Mesh:
         return []
 
     def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]:
-        """One message of `peer`. Names that are not known are passed by: a later node may say more."""
+        """One message of `peer`. Names that are not known are passed by, trees too: a later node may say more."""
         pair = self.pairs.get(peer)
         handler = self._handlers.get(str(message.get("t")))
         if pair is None or handler is None:
+            return []
+        if is_later_tree(message.get("tree")):
+            pair.refused["a tree that is not known here"] += 1
             return []
         return list(handler(pair, message, now_ms))
 

@@ -2,7 +2,8 @@
 names it.
 
 `parse_…` return None for whatever is not as it should be: then the link is closed as malformed. Bounds stand beside
-each. Messages whose name is not known are passed by, so that a later node may say more (PROTOCOL.md, "Versions").
+each. Messages whose name is not known are passed by, so that a later node may say more (PROTOCOL.md, "Versions"); so
+are those about a tree that is not known, and its digests in a ping.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from itertools import islice
 from typing import Final, NamedTuple, TypeVar, cast
 
 from crdt.entry import MAX_ENTRY, Entry
-from federation.partitions import Tree, tree_from_wire
+from federation.partitions import Tree, is_later_tree, tree_from_wire
 
 Message = dict[str, object]
 _T = TypeVar("_T")
@@ -206,6 +207,8 @@ def parse_ping(message: Mapping[str, object]) -> Ping | None:
         match pair:
             case [named, bytes(digest)] if len(digest) == DIGEST and (tree := tree_from_wire(named)) is not None:
                 digests[tree] = digest
+            case [named, bytes()] if is_later_tree(named):
+                continue
             case _:
                 return None
     return Ping(cast(int, number), cast(int, at), cast(int, cut), digests)

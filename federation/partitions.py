@@ -57,6 +57,13 @@ def tree_from_wire(value: object) -> Tree | None:
     return None
 
 
+def is_later_tree(value: object) -> bool:
+    """Whether it names a tree that this version does not know and a later one may: 3 to 8 items, a number first."""
+    if not isinstance(value, list) or not 3 <= len(value) <= 8:
+        return False
+    return type(value[0]) is int and value[0] >= 0 and tree_from_wire(value) is None
+
+
 class _Held:
     """The items of one tree: all of them, and by origin."""
 

@@ -15,7 +15,7 @@ from federation.cose import fact_of, sign_entry, verify_entry
 from federation.effects import Effect
 from federation.identity import NodeKey
 from federation.link import BACKLOG
-from federation.mesh import PING_MS
+from federation.mesh import PING_MS, STRIKES
 from federation.messages import Message, Ping, Round
 from federation.pair import MAX_FRESH, MAX_PINGS, PING_EVERY_MS
 from federation.partitions import PUBLIC_FACTS, internal
@@ -347,6 +347,46 @@ def test_a_message_of_a_later_version_is_passed_by() -> None:
     a, b = net.nodes
     net.do(b, b.mesh.received(a.key.public, {"t": "something.new", "x": 1}, net.now))
     assert b.closes == []
+
+
+@pytest.mark.parametrize("tree", [[2, None, "roots"], [3, b"r" * 32, False], [1, None, True, 5]])
+@pytest.mark.parametrize("name", ["admits", "prune", "sync.round", "sync.end"])
+def test_a_tree_of_a_later_version_is_passed_by(name: str, tree: list[object]) -> None:
+    net = full(2)
+    a, b = net.nodes
+    whole: dict[str, Message] = {
+        "admits": messages.admits(PUBLIC_FACTS, [a.key.public], (), fresh=True)[0],
+        "prune": messages.prune(PUBLIC_FACTS),
+        "sync.round": messages.sync_round(Round(PUBLIC_FACTS, 1, True, net.now, 0, b"\x61")),
+        "sync.end": messages.sync_end(PUBLIC_FACTS, 1),
+    }
+    assert answers(net, b, a, {**whole[name], "tree": tree}) == []
+    assert b.closes == []
+    view = b.mesh.view(a.key.public, net.now)
+    assert view is not None
+    assert view.refused == {"a tree that is not known here": 1}
+    a.say("and the link goes on")
+    net.run()
+    assert b.names() == {"and the link goes on"}
+
+
+def test_digests_of_trees_of_a_later_version_are_passed_by() -> None:
+    net = full(2)
+    a, b = net.nodes
+    for _ in range(2 * STRIKES):
+        ping = messages.ping(Ping(1, net.now, net.now, a.mesh.pairs[b.key.public].digests(net.now)))
+        cast("list[object]", ping["digests"]).append([[2, None, "roots"], b"d" * 16])
+        assert answers(net, b, a, ping) == [], "no difference that anybody could settle"
+        net.now += PING_MS
+    assert b.closes == []
+
+
+@pytest.mark.parametrize("tree", [[], [2], [-1, None, True], ["2", None, True], [2, None, True] * 3, None, 7, b"tree"])
+def test_what_is_no_name_of_a_tree_closes_the_link(tree: object) -> None:
+    net = full(2)
+    a, b = net.nodes
+    net.do(b, b.mesh.received(a.key.public, {"t": "prune", "tree": tree}, net.now))
+    assert [close.code for close in b.closes] == ["malformed"]
 
 
 def answers(net: Net, node: Node, peer: Node, message: Message) -> list[Message]:
