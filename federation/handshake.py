@@ -1,12 +1,13 @@
 """The handshake over a socket, on either side: who is there, and may this key have a link?
 
-`Greeter` joins the sans-I/O session with sockets, random nonces and trust. A certificate that comes with a hello counts
-at once where its root is anchored here, so that two nodes of one federation can link that never heard of each other.
+`Greeter` joins the sans-I/O session with sockets, random nonces and trust. A chain that comes with a hello counts at
+once where its root is anchored here, so that two nodes of one federation can link that never heard of each other.
 """
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from typing import Final
 
 from crdt.entry import Class, EntryError, Key
@@ -15,6 +16,7 @@ from federation.certificate import client_context, make_certificate, server_cont
 from federation.closing import SessionError, close_frame, closed
 from federation.cose import decode_entry, verify_entry
 from federation.envelope import EnvelopeError, Message, decode_bare
+from federation.grant import read_cert
 from federation.identity import NodeKey, did_of
 from federation.joining import Denied, Join, JoinError, Redeem, Welcome
 from federation.link import FEATURE_BULK
@@ -29,18 +31,25 @@ ATTEMPT_S: Final = DIAL_S + PENDING_S  # what an attempt takes at most
 Redeemer = Callable[[Redeem], Awaitable[Welcome | Denied]]
 
 
-def certificate_in(replica: Replica) -> Callable[[bytes], bytes | None]:
-    """This node's own certificate under a root, as `replica` holds it: for `Greeter`."""
+def chain_in(replica: Replica, trust: Trust, wall_ms: Callable[[], int]) -> Callable[[bytes], tuple[bytes, ...]]:
+    """The certificates of a chain from a root to this node, as `replica` holds them: for `Greeter`. Rather one that
+    holds by this clock; () without one."""
 
-    def certificate(root: bytes) -> bytes | None:
-        entry = replica.map.get(Key(root, Class.PUBLIC, None, "cert", did_of(replica.origin)))
-        return entry.raw if entry is not None and entry.live else None
+    def certificates(root: bytes) -> tuple[bytes, ...]:
+        now = wall_ms()
+        chains = [chain for chain in trust.chains_to(replica.origin) if chain.keys[0] == root]
+        for chain in sorted(chains, key=lambda chain: not chain.holds(now)):
+            keys = (Key(by, Class.PUBLIC, None, "cert", did_of(whom)) for by, whom in pairwise(chain.keys))
+            raws = tuple(entry.raw for key in keys if (entry := replica.map.get(key)) is not None)
+            if len(raws) == len(chain.keys) - 1:
+                return raws
+        return ()
 
-    return certificate
+    return certificates
 
 
 class Greeter:
-    """This node at its door. `certificate_of`: root → this node's own certificate under it, as it travels."""
+    """This node at its door. `chain_of`: root → the certificates from it to this node, as they travel."""
 
     def __init__(
         self,
@@ -49,7 +58,7 @@ class Greeter:
         incarnation: int,
         wall_ms: Callable[[], int],
         redeem: Redeemer,
-        certificate_of: Callable[[bytes], bytes | None],
+        chain_of: Callable[[bytes], tuple[bytes, ...]],
     ) -> None:
         self.key = key
         self.certificate = make_certificate(key)
@@ -59,7 +68,7 @@ class Greeter:
         self._incarnation = incarnation
         self._wall_ms = wall_ms
         self._redeem = redeem
-        self._certificate_of = certificate_of
+        self._chain_of = chain_of
 
     def server(self) -> ServerHandshake:
         """The accepting side of one connection; its challenge goes out first."""
@@ -162,7 +171,7 @@ class Greeter:
     def _me(self) -> Me:
         anchors = self._trust.anchors().values()
         roots = frozenset(anchor.key for anchor in anchors if anchor.role is Role.ROOT and anchor.revoked is None)
-        certs = {root: raw for root in roots if (raw := self._certificate_of(root)) is not None}
+        certs = {root: raws for root in roots if (raws := self._chain_of(root))}
         return Me(self.key, self._incarnation, roots, certs, (FEATURE_BULK,))
 
     def _trusted(self, peer: bytes, certs: tuple[bytes, ...]) -> None:
@@ -172,11 +181,11 @@ class Greeter:
                 entry = decode_entry(raw)
             except EntryError as error:
                 raise SessionError("malformed", f"a certificate in the hello: {error}") from None
-            anchor = self._trust.anchors().get(entry.origin)
-            ours = anchor is not None and anchor.role is Role.ROOT and anchor.revoked is None
-            if ours and entry.kind == "cert" and entry.name == did_of(peer):
+            if entry.kind == "cert" and self._trust.may_certify(
+                entry.origin, read_cert(entry).federation, self._wall_ms()
+            ):
                 if not verify_entry(entry):
-                    raise SessionError("signature", "a certificate in the hello is not by the root that it names")
+                    raise SessionError("signature", "a certificate in the hello is not by the key that it names")
                 self._trust.learn(entry)
         if not self.may_link(peer):
             raise SessionError("untrusted", f"{did_of(self.key.public)} does not trust this key")

@@ -16,7 +16,7 @@ from federation.cose import verify_entry
 from federation.dialler import Dialler
 from federation.effects import Close, Effect, Lane, Send, Store, Verify
 from federation.envelope import Message, encode_message
-from federation.handshake import Greeter, Redeemer, certificate_in
+from federation.handshake import Greeter, Redeemer, chain_in
 from federation.identity import NodeKey
 from federation.joining import Join, Welcome
 from federation.link import Link
@@ -79,8 +79,8 @@ class LinkState:
     error: str = ""
 
 
-def _no_certificate(root: bytes) -> bytes | None:
-    return None
+def _no_chain(root: bytes) -> tuple[bytes, ...]:
+    return ()
 
 
 class PeerNode:
@@ -99,11 +99,11 @@ class PeerNode:
         commit: Callable[[Store], Awaitable[None]],
         redeem: Redeemer,
         name: str = "",
-        certificate_of: Callable[[bytes], bytes | None] | None = None,
+        chain_of: Callable[[bytes], tuple[bytes, ...]] | None = None,
     ) -> None:
         """`listen`: None, or without a host: this node only dials. `incarnation`: higher with each start.
-        `certificate_of`: root → this node's own certificate under it, as it travels; by default the one that the
-        mesh's replica holds."""
+        `chain_of`: root → the certificates from it to this node, as they travel; by default those that the mesh's
+        replica holds."""
         self.key = key
         self.mesh = mesh
         self.trust = trust
@@ -114,9 +114,9 @@ class PeerNode:
         self.on_alert: Callable[[Alert], None] | None = None
         self._wall_ms = wall_ms
         self._commit = commit
-        if certificate_of is None:
-            certificate_of = certificate_in(mesh.replica) if isinstance(mesh, Mesh) else _no_certificate
-        self._greeter = Greeter(key, trust, incarnation, wall_ms, redeem, certificate_of)
+        if chain_of is None:
+            chain_of = chain_in(mesh.replica, trust, wall_ms) if isinstance(mesh, Mesh) else _no_chain
+        self._greeter = Greeter(key, trust, incarnation, wall_ms, redeem, chain_of)
         self._connections = Connections(self._greeter, self)
         self._links = self._connections.links
         self.counts = self._connections.counts

@@ -10,7 +10,7 @@ hash, and a hello for one connection is worth nothing on another. The client che
 certificate, the key in the challenge and the key that it dialled are one.
 
 Roots are told as SHA-256(nonce ‖ root), under the nonce of the message that they stand in: who does not know a root
-learns nothing of it. To a root that the other side named, one's own certificate goes along.
+learns nothing of it. To a root that the other side named, the chain from it to oneself goes along.
 
 A state machine without I/O, clock or randomness: bytes come in, bytes go out, and every fault is a `SessionError` with
 the code that the link is closed with. Whether the peer is trusted is asked by the caller, between `hello` and `answer`.
@@ -46,12 +46,12 @@ _HELLO: Final = "hello"
 @dataclass(frozen=True, slots=True)
 class Me:
     """What this node says of itself. `incarnation`: goes up with each start; `roots`: the federation roots anchored
-    here; `certs`: root → this node's own certificate under it, as it travels."""
+    here; `certs`: root → the certificates of a chain from it to this node, as they travel, from the root down."""
 
     key: NodeKey
     incarnation: int
     roots: frozenset[bytes] = frozenset()
-    certs: Mapping[bytes, bytes] = field(default_factory=dict)
+    certs: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     features: tuple[str, ...] = ()
     versions: tuple[str, ...] = VERSIONS
 
@@ -316,9 +316,12 @@ def _masked(nonce: bytes, roots: frozenset[bytes]) -> list[bytes]:
 
 
 def _certs_for(me: Me, nonce: bytes, masked: frozenset[bytes]) -> list[bytes]:
-    """This node's certificates under the roots that the peer named."""
-    known = (root for root in sorted(me.certs) if sha256(nonce + root).digest() in masked)
-    return [me.certs[root] for root in known][:MAX_CERTS]
+    """The chains to this node from the roots that the peer named, each whole, as many as there is room for."""
+    certs: list[bytes] = []
+    for root in sorted(me.certs):
+        if sha256(nonce + root).digest() in masked and len(certs) + len(me.certs[root]) <= MAX_CERTS:
+            certs += me.certs[root]
+    return certs
 
 
 def _agreed(mine: tuple[str, ...], theirs: list[str]) -> str:

@@ -16,7 +16,6 @@ import structlog
 
 from crdt.entry import Entry
 from federation.effects import Landed
-from federation.handshake import certificate_in
 from federation.identity import NodeKey, did_of
 from federation.joining import Denied, Redeem, Welcome
 from federation.mesh import Mesh
@@ -91,7 +90,6 @@ class Federation:
             commit=self.sync.commit_foreign,
             redeem=self._redeem,
             name=self._name,
-            certificate_of=certificate_in(self.sync.replica),
         )
         self.peer_node.on_event = _log_event
         self.peer_node.on_alert = _log_alert

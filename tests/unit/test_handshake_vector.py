@@ -34,10 +34,10 @@ def conversation(*, join: bool) -> dict[str, str]:
 
     certificate = make_certificate(SERVER)
     server = ServerHandshake(
-        Me(SERVER, 2, roots, {ROOT.public: b"the server's certificate"}, ("bulk",)), certificate, b"\x51" * 32
+        Me(SERVER, 2, roots, {ROOT.public: (b"the server's certificate",)}, ("bulk",)), certificate, b"\x51" * 32
     )
     client = ClientHandshake(
-        Me(CLIENT, 1, roots, {ROOT.public: b"the client's certificate"}, ("bulk",)),
+        Me(CLIENT, 1, roots, {ROOT.public: (b"the client's certificate",)}, ("bulk",)),
         SERVER.public,
         certificate,
         b"\xc1" * 32,
@@ -86,7 +86,7 @@ def _sessions() -> tuple[bytes, Session]:
     certificate = bytes.fromhex(recorded["tls_certificate"])
     roots = frozenset({ROOT.public})
     server = ServerHandshake(
-        Me(SERVER, 2, roots, {ROOT.public: b"the server's certificate"}, ("bulk",)), certificate, b"\x51" * 32
+        Me(SERVER, 2, roots, {ROOT.public: (b"the server's certificate",)}, ("bulk",)), certificate, b"\x51" * 32
     )
     server.hello(bytes.fromhex(recorded["2_client_hello"]))
     return server.answer()

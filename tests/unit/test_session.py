@@ -31,7 +31,7 @@ from federation.session import (
 )
 
 CLIENT, SERVER, EVE = (NodeKey(bytes([n]) * 32) for n in (1, 2, 3))
-ROOT_1, ROOT_2 = NodeKey(b"\x08" * 32).public, NodeKey(b"\x09" * 32).public
+ROOT_1, ROOT_2, ROOT_3 = (NodeKey(bytes([number]) * 32).public for number in (8, 9, 10))
 CERT = {key.public: make_certificate(key) for key in (CLIENT, SERVER, EVE)}
 ME = Me(CLIENT, 7, features=("bulk", "tunnel"))
 THEM = Me(SERVER, 9, features=("bulk",))
@@ -113,13 +113,16 @@ def test_the_highest_common_version_is_used() -> None:
 
 
 def test_certificates_go_to_whoever_knows_their_root() -> None:
-    mine = replace(ME, roots=frozenset({ROOT_1, ROOT_2}), certs={ROOT_1: b"mine under 1", ROOT_2: b"mine under 2"})
-    theirs = replace(THEM, roots=frozenset({ROOT_1}), certs={ROOT_1: b"theirs"})
+    mine = replace(ME, roots=frozenset({ROOT_1, ROOT_2}), certs={ROOT_1: (b"1", b"2"), ROOT_2: (b"mine under 2",)})
+    theirs = replace(THEM, roots=frozenset({ROOT_1}), certs={ROOT_1: (b"theirs",)})
     one, other = agreed(mine, theirs)
     assert one.hello.certs == (b"theirs",)
-    assert other.hello.certs == (b"mine under 1",)
+    assert other.hello.certs == (b"1", b"2")
     one, other = agreed(mine, THEM)
     assert one.hello.certs == other.hello.certs == ()
+    long = {ROOT_1: (b"1", b"2", b"3"), ROOT_2: (b"4", b"5"), ROOT_3: (b"6",)}  # no chain goes out in part
+    one, other = agreed(replace(mine, certs=long), replace(THEM, roots=frozenset(long)))
+    assert other.hello.certs == (b"1", b"2", b"3", b"6")
 
 
 def test_a_stranger_learns_no_root() -> None:

@@ -85,8 +85,8 @@ async def test_two_nodes_of_one_federation_link_by_their_certificates() -> None:
     certs = {key.public: issue_cert(ROOT, key.public, now_ms=wall_ms()) for key in (LOW, HIGH)}
     root = Anchor(ROOT.public, Role.ROOT)
     async with (
-        running(LOW, certificate_of={ROOT.public: certs[LOW.public].raw}.get) as a,
-        running(HIGH, certificate_of={ROOT.public: certs[HIGH.public].raw}.get) as b,
+        running(LOW, chain_of={ROOT.public: (certs[LOW.public].raw,)}.__getitem__) as a,
+        running(HIGH, chain_of={ROOT.public: (certs[HIGH.public].raw,)}.__getitem__) as b,
     ):
         a.trust.put(root)
         a.keeps(b)
@@ -101,9 +101,30 @@ async def test_a_certificate_that_the_root_did_not_sign_is_refused() -> None:
     spoilt = good[:-1] + bytes((good[-1] ^ 1,))
     other = issue_cert(ROOT, THIRD.public, now_ms=wall_ms()).raw  # of somebody else
     for raw, code in ((spoilt, "signature"), (b"garbage", "malformed"), (other, "untrusted")):
-        async with running(LOW, certificate_of={ROOT.public: raw}.get) as a, running(HIGH) as b:
+        async with running(LOW, chain_of={ROOT.public: (raw,)}.__getitem__) as a, running(HIGH) as b:
             a.trust.put(Anchor(ROOT.public, Role.ROOT))
             b.trust.put(Anchor(ROOT.public, Role.ROOT))
             a.trusts(b)
             a.keeps(b)
             await until(lambda code=code, a=a: f"refused {code}" in a.codes())  # type: ignore[misc]
+
+
+async def test_a_node_that_a_delegate_certified_shows_the_whole_chain() -> None:
+    """Nobody else knows the delegate; a chain that it may not make, or that has a gap, opens nothing."""
+    now, root = wall_ms(), Anchor(ROOT.public, Role.ROOT)
+    first, deep = (issue_cert(ROOT, THIRD.public, now_ms=now, depth=depth).raw for depth in (0, 1))
+    second = issue_cert(THIRD, LOW.public, now_ms=now, federation=ROOT.public).raw
+    direct = issue_cert(ROOT, HIGH.public, now_ms=now).raw
+    for certs, code in (((first, second), "untrusted"), ((second,), "untrusted"), ((deep, second), None)):
+        async with (
+            running(LOW, chain_of={ROOT.public: certs}.__getitem__) as a,
+            running(HIGH, chain_of={ROOT.public: (direct,)}.__getitem__) as b,
+        ):
+            a.trust.put(root)
+            b.trust.put(root)
+            a.keeps(b)
+            if code is not None:
+                await until(lambda a=a, code=code: f"refused {code}" in a.codes())  # type: ignore[misc]
+                assert b.trust.certificates_of(LOW.public) == {}
+            else:
+                await until(lambda a=a, b=b: a.linked(b) and b.linked(a))  # type: ignore[misc]

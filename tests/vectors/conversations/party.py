@@ -17,7 +17,7 @@ from federation.closing import SessionError, close_frame, closed
 from federation.cose import decode_entry, entry_id, verify_entry
 from federation.effects import Close, Effect, Lane, Send, Store, Verify
 from federation.envelope import Message, decode_bare, encode_message, is_bare
-from federation.handshake import Greeter, certificate_in, first_frame
+from federation.handshake import Greeter, chain_in, first_frame
 from federation.identity import NodeKey
 from federation.joining import Denied, Redeem, Welcome
 from federation.link import BARE
@@ -86,7 +86,12 @@ class Party:
         self._certificate = certificate
         self._peer = peer
         self._greeter = Greeter(
-            self.key, self.trust, setup.incarnation, lambda: self.now, _nobody_asks, certificate_in(self.replica)
+            self.key,
+            self.trust,
+            setup.incarnation,
+            lambda: self.now,
+            _nobody_asks,
+            chain_in(self.replica, self.trust, lambda: self.now),
         )
         self._server: ServerHandshake | None = None
         self._client: ClientHandshake | None = None
