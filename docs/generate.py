@@ -28,6 +28,7 @@ from kosreg.cli.filters import FILTER_PANEL
 from kosreg.cli.main import app
 from kosreg.cli.shared import SHARED
 from kosreg.config import describe
+from kosreg.federation_routes import federation_routes
 from kosreg.log_keys import LOG_KEYS
 from kosreg.peer_routes import peer_routes
 from kosreg.problems import KINDS
@@ -61,7 +62,7 @@ def code(*texts: str) -> str:
 def all_routes() -> list[Route]:
     """The table that a node serves. A node is asked for its bounds alone, so this one is nothing but its defaults."""
     node: Any = SimpleNamespace(settings=Settings(data_dir=Path("/")))
-    return [*service_routes(node), *peer_routes(node), *system_routes(node)]
+    return [*service_routes(node), *peer_routes(node), *federation_routes(), *system_routes(node)]
 
 
 def routes() -> str:

@@ -135,6 +135,15 @@ class Chains:
         """The newest word of each issuer, whether it counts or not. To read."""
         return MappingProxyType(self._certs.get(subject, {}))
 
+    def said_in(self, root: bytes) -> Iterator[tuple[bytes, bytes, Certificate]]:
+        """(issuer, subject, newest word) of all certificates that are of the federation of `root`."""
+        return (
+            (issuer, subject, cert)
+            for subject, said in self._certs.items()
+            for issuer, cert in said.items()
+            if cert.federation == root
+        )
+
     def of(self, key: bytes) -> Mapping[bytes, tuple[Chain, ...]]:
         """The chains to `key` by root, those of other times too. To read."""
         return MappingProxyType(self._chains.get(key, {}))

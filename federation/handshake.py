@@ -13,6 +13,7 @@ from typing import Final
 from crdt.entry import Class, EntryError, Key
 from federation.bulk import bulk_hello, is_from_server
 from federation.certificate import client_context, make_certificate, server_context
+from federation.chain import Chain
 from federation.closing import SessionError, close_frame, closed
 from federation.cose import decode_entry, verify_entry
 from federation.envelope import EnvelopeError, Message, decode_bare
@@ -31,6 +32,13 @@ ATTEMPT_S: Final = DIAL_S + PENDING_S  # what an attempt takes at most
 Redeemer = Callable[[Redeem], Awaitable[Welcome | Denied]]
 
 
+def certificates_in(replica: Replica, chain: Chain) -> tuple[bytes, ...] | None:
+    """The certificates of `chain`, as they travel, from the root down; None where `replica` holds not all of them."""
+    keys = (Key(by, Class.PUBLIC, None, "cert", did_of(whom)) for by, whom in pairwise(chain.keys))
+    raws = tuple(entry.raw for key in keys if (entry := replica.map.get(key)) is not None)
+    return raws if len(raws) == len(chain.keys) - 1 else None
+
+
 def chain_in(replica: Replica, trust: Trust, wall_ms: Callable[[], int]) -> Callable[[bytes], tuple[bytes, ...]]:
     """The certificates of a chain from a root to this node, as `replica` holds them: for `Greeter`. Rather one that
     holds by this clock; () without one."""
@@ -39,9 +47,7 @@ def chain_in(replica: Replica, trust: Trust, wall_ms: Callable[[], int]) -> Call
         now = wall_ms()
         chains = [chain for chain in trust.chains_to(replica.origin) if chain.keys[0] == root]
         for chain in sorted(chains, key=lambda chain: not chain.holds(now)):
-            keys = (Key(by, Class.PUBLIC, None, "cert", did_of(whom)) for by, whom in pairwise(chain.keys))
-            raws = tuple(entry.raw for key in keys if (entry := replica.map.get(key)) is not None)
-            if len(raws) == len(chain.keys) - 1:
+            if (raws := certificates_in(replica, chain)) is not None:
                 return raws
         return ()
 

@@ -140,6 +140,11 @@ class Trust:
         """What is known about `subject`, by issuer, whether it counts here or not. To read."""
         return self._chains.said_of(subject)
 
+    def certificates_in(self, root: bytes) -> Iterator[tuple[bytes, bytes, Certificate]]:
+        """(issuer, subject, certificate) of all that are known of the federation of `root`, whether they count or not.
+        Nothing may be learned meanwhile."""
+        return self._chains.said_in(root)
+
     def expire(self, now_ms: int) -> bool:
         """Looks at the clock: True (and `version` moved) where time alone changed an answer since the last look.
 

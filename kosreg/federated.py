@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,11 +24,13 @@ from federation.peer_node import LinkEvent, PeerNode
 from federation.replica import Alert
 from federation.trust import Role, Trust
 from kosreg.klp_registry_sync import RegistrySync
+from kosreg.members import Members
 from kosreg.membership import Membership
 from kosreg.settings import FederationSettings
 from kosreg.store import Store, StoreError
 
 FREEZE = 10_000  # entries from peers between two reliefs of the garbage collector
+RENEW = 3600.0  # s between two looks at what this node has certified
 WATCH = 1.0  # s between two looks at what time has changed
 INCARNATION = "incarnation"  # meta: of this key, higher with each start
 
@@ -63,6 +66,7 @@ class Federation:
         self.mesh: Mesh
         self.peer_node: PeerNode
         self.membership = Membership(trust, sync, store, wall_ms)
+        self.members = Members(trust, sync, store, wall_ms)
         self.redeem: Callable[[Redeem], Awaitable[Welcome | Denied]] = _no_invites
         self._wall_ms = wall_ms
         self._settings = settings
@@ -79,6 +83,7 @@ class Federation:
         self.trust.expire(self._wall_ms())  # the first look: a clock that jumps before the next one is noticed
         self.mesh = Mesh(self.sync.replica, self.trust)
         await self.membership.load()
+        await self.members.load()
         listen = self._settings.listen
         self.peer_node = PeerNode(
             self.key,
@@ -102,12 +107,22 @@ class Federation:
         for anchor in self.trust.anchors().values():
             if anchor.role is Role.PEER and anchor.revoked is None:
                 self.peer_node.keep(anchor.key, anchor.addresses)
+        for key, addresses in self.members.neighbours.items():
+            if key not in self.trust.anchors():
+                self.peer_node.keep(key, addresses)
         self._look()
         self._watching = asyncio.create_task(self._watch(), name="trust")
 
     async def _watch(self) -> None:
-        """Certificates begin and end by themselves."""
+        """Certificates begin and end by themselves; those by this node are renewed."""
+        looked = -RENEW
         while True:
+            if time.monotonic() - looked >= RENEW:
+                looked = time.monotonic()
+                try:
+                    await self.members.renew()
+                except StoreError as error:
+                    log.warning("the certificates by this node are not renewed yet", error=str(error))
             await asyncio.sleep(WATCH)
             if self.trust.version != self._seen:
                 self.trust_changed()

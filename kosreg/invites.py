@@ -43,8 +43,8 @@ class InviteError(ValueError):
 @dataclass(frozen=True, slots=True)
 class InviteLine:
     """What the line says. `addresses`: HOST:PORT of the inviter; `key`: its node key; `id`: of the invite; `secret`:
-    the seed of the one-time key; `expiry`: ms since 1970; `grant`: what the joiner gets beyond trust in its own public
-    facts; nothing yet."""
+    the seed of the one-time key; `expiry`: ms since 1970; `grant`: {} where the two trust each other's key; else
+    `federation`, the root key of the one that the joiner becomes a member of, and `name`, what its inviter calls it."""
 
     addresses: tuple[str, ...]
     key: bytes
@@ -52,6 +52,13 @@ class InviteLine:
     secret: bytes
     expiry: int
     grant: dict[str, object]
+
+    @property
+    def federation(self) -> bytes | None:
+        """The root key of the federation that the joiner becomes a member of."""
+        root = self.grant.get("federation")
+        assert root is None or isinstance(root, bytes)
+        return root
 
     def __repr__(self) -> str:
         return f"<InviteLine {self.id.hex()} of {did_of(self.key)}>"
@@ -114,6 +121,10 @@ def _line(body: bytes) -> InviteLine:
         )
         if type(found.expiry) is not int or found.expiry < 0 or type(found.grant) is not dict:
             raise ValueError("expiry or grant")
+        if found.grant:
+            _bytes(found.grant["federation"], KEY_BYTES)
+            if type(found.grant.get("name", "")) is not str:
+                raise ValueError("the federation's name is no text")
     except (KeyError, ValueError) as error:
         raise InviteError(f"the invite cannot be read ({error}): it is of another release, or was forged") from None
     if not found.addresses:
@@ -180,13 +191,20 @@ class Invites:
 
 
 def make(
-    key: bytes, addresses: tuple[str, ...], name: str, now_ms: int, ttl: int = DEFAULT_TTL
+    key: bytes,
+    addresses: tuple[str, ...],
+    name: str,
+    now_ms: int,
+    ttl: int = DEFAULT_TTL,
+    federation: tuple[bytes, str] | None = None,
 ) -> tuple[InviteLine, Invite]:
-    """A new invite of the node with this key: what is handed over, and what is kept. `ttl`: s."""
+    """A new invite of the node with this key: what is handed over, and what is kept. `ttl`: s; `federation`: root key
+    and name of the one that the joiner becomes a member of."""
     secret = os.urandom(SEED_BYTES)
     expires = now_ms + ttl * 1000
-    line = InviteLine(addresses, key, os.urandom(ID_BYTES), secret, expires, {})
-    return line, Invite(line.id, NodeKey(secret).public, name, now_ms, expires)
+    grant: dict[str, object] = {} if federation is None else {"federation": federation[0], "name": federation[1]}
+    line = InviteLine(addresses, key, os.urandom(ID_BYTES), secret, expires, grant)
+    return line, Invite(line.id, NodeKey(secret).public, name, now_ms, expires, federation=line.federation)
 
 
 def _checksum(body: bytes) -> bytes:

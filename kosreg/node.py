@@ -31,6 +31,7 @@ from kosreg.auth import Auth, Limits
 from kosreg.catalog import Catalog
 from kosreg.config import Settings
 from kosreg.federated import Federation, admitting
+from kosreg.federation_routes import federation_routes
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
 from kosreg.maintenance import Maintenance
@@ -135,6 +136,7 @@ class Node:
             now_ms,
             self.federation.trust_changed,
             partial(purge_origin, self.sync, self.trust),
+            self.federation.members,
         )
         await self.peers.open()
         self.federation.redeem = self.peers.redeem
@@ -165,7 +167,9 @@ class Node:
             self.did, {"name": self.name, "type": "node", "version": self.version, "ttl": 0}, ADMIN
         )
         await self.auth.write_admin_token(self.data_dir / "admin.token")
-        self.server = Server(self, [*service_routes(self), *peer_routes(self), *system_routes(self)])
+        self.server = Server(
+            self, [*service_routes(self), *peer_routes(self), *federation_routes(), *system_routes(self)]
+        )
         await self.server.start()
         await self.federation.start()
         self.keep(asyncio.create_task(self.liveness.run(), name="liveness"))

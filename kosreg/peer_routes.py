@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from crdt.entry import EntryError
 from federation.cose import decode_entry, fact_of
+from federation.grant import read_cert
 from federation.identity import DidError, did_of, parse_did
 from federation.replica import Persist
 from federation.trust import Role, Scope
@@ -77,7 +78,8 @@ def _decision(handler: Handler) -> Handler:
 async def invite(call: Call) -> Reply:
     wish = _parsed(_INVITE_IN, call.raw or b"{}")
     peers = call.app.peers
-    line, kept = await peers.invite(call.who.sub, wish.get("ttl", DEFAULT_TTL), wish.get("name", ""))
+    root = _key(wish["federation"], "/federation") if "federation" in wish else None
+    line, kept = await peers.invite(call.who.sub, wish.get("ttl", DEFAULT_TTL), wish.get("name", ""), root)
     return Reply(201, {"line": line.encode(), **_invite_shown(kept)}, _NO_STORE)
 
 
@@ -89,11 +91,10 @@ async def list_invites(call: Call) -> Reply:
 async def join(call: Call) -> Reply:
     node = call.app
     joined = await node.peers.join(call.who.sub, _parsed(_JOIN_IN, call.raw)["line"])
-    return Reply(
-        200,
-        {"peer": _who(joined.key, joined.name), "self": _who(node.key.public, node.name)},
-        _NO_STORE,
-    )
+    body: dict[str, Any] = {"peer": _who(joined.key, joined.name), "self": _who(node.key.public, node.name)}
+    if joined.federation is not None:
+        body["federation"] = did_of(joined.federation)
+    return Reply(200, body, _NO_STORE)
 
 
 @_decision
@@ -157,13 +158,16 @@ async def give_cert(call: Call) -> Reply:
         raise Problem.of("malformed", f"The body is not a signed entry: {error.detail}.") from error
     except DidError as error:
         raise Problem.invalid([{"pointer": "", "detail": f"the name of the entry is no node: {error}"}]) from error
-    anchor = node.trust.anchors().get(entry.origin)
     if not subject:
         raise Problem.invalid([{"pointer": "", "detail": f"the entry is a {entry.kind}, not a cert"}])
-    if anchor is None or anchor.role is not Role.ROOT or anchor.revoked is not None:
+    if entry.origin == node.key.public or not node.trust.may_certify(
+        entry.origin, read_cert(entry).federation or entry.origin, now_ms()
+    ):
         did = did_of(entry.origin)
         raise Problem.of(
-            "conflict", f"{did} is no root that is trusted here. Trust it first: `kosreg peers trust {did} --root`."
+            "conflict",
+            f"{did} is no root that is trusted here, and may certify nobody in the federation that it names. If it is "
+            f"a root, trust it first: `kosreg peers trust {did} --federation`.",
         )
     new = False
     for effect in node.replica.receive(call.raw, now_ms()):
@@ -257,6 +261,8 @@ def _invite_shown(invite: Any) -> dict[str, Any]:
     }
     if invite.name:
         shown["name"] = invite.name
+    if invite.federation is not None:
+        shown["federation"] = did_of(invite.federation)
     if invite.joiner is not None:
         shown["joiner"] = did_of(invite.joiner)
     return shown
@@ -315,7 +321,7 @@ def peer_routes(node: Node) -> list[Route]:
         ),
         Route(
             "POST", "/api/certs", give_cert, tag=tag, scope=ADMINS,
-            summary="Give this node a certificate by a root that it trusts.",
+            summary="Give this node a certificate by a root that it trusts, or by a key that one lets certify.",
             body=bytes, body_types=(COSE,), max_body=body,
             replies={201: Answer(CertOut, "It is new."), 200: Answer(CertOut, "It, or a newer one, was known.")},
             problems=("conflict", "invalid", *_FULL),

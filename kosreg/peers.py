@@ -8,6 +8,9 @@ Joining: the joiner redeems an invite inside a handshake. The inviter commits it
 the invite and the record, and says welcome; then the joiner commits its anchor for the inviter. From then on trust is
 mutual. A crash before the inviter's commit leaves nothing; one after it leaves an invite that is bound to the joiner,
 which gets the same answer again.
+
+With an invite into a federation no key of a node is anchored: the inviter certifies the joiner, whenever it comes with
+the invite that is bound to it, and the joiner anchors the root.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from federation.trust import Anchor, Role, Scope, Trust
 from kosreg import addresses as reach
 from kosreg.audit import Audit
 from kosreg.invites import MAX_OPEN, InviteError, InviteLine, Invites, make, parse_line, usable
+from kosreg.members import Members, NotAMember
 from kosreg.problems import Problem
 from kosreg.settings import FederationSettings
 from kosreg.store import Invite, Store, TrustChange
@@ -56,10 +60,12 @@ class Links(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Trust is mutual. `name`: what the inviter calls itself."""
+    """Trust is mutual. `name`: what the inviter calls itself; `federation`: the root key of the one that this node is
+    a member of now."""
 
     key: bytes
     name: str
+    federation: bytes | None = None
 
 
 class Peers:
@@ -77,6 +83,7 @@ class Peers:
         wall_ms: Callable[[], int],
         trust_changed: Callable[[], None],
         purge: Callable[[bytes], Any],
+        members: Members,
     ) -> None:
         self.own = own
         self.name = name
@@ -84,6 +91,7 @@ class Peers:
         self.links = links
         self.audit = audit
         self.invites = Invites()
+        self.members = members
         self._store = store
         self._settings = settings
         self._wall_ms = wall_ms
@@ -98,9 +106,12 @@ class Peers:
 
     # Inviting
 
-    async def invite(self, actor: str, ttl: int, name: str = "") -> tuple[InviteLine, Invite]:
+    async def invite(
+        self, actor: str, ttl: int, name: str = "", federation: bytes | None = None
+    ) -> tuple[InviteLine, Invite]:
         """A new invite: the line to hand over, and what is kept. `ttl`: s; `name`: what its joiner is to be called
-        here. Raises Problem (conflict) and StoreError."""
+        here; `federation`: the root key of the one that it becomes a member of. Raises Problem (conflict) and
+        StoreError."""
         now = self._wall_ms()
         addresses = self.reachable_at()
         if not addresses:
@@ -113,9 +124,11 @@ class Peers:
         async with self._turn:
             if self.invites.open(now) >= MAX_OPEN:
                 raise Problem.of("conflict", f"{MAX_OPEN} invites are open. Wait until some of them have expired.")
-            line, invite = make(self.own, addresses, name, now, ttl)
+            line, invite = make(self.own, addresses, name, now, ttl, self._may_certify(federation))
             old = self.invites.old(now)
-            detail = {"expires": invite.expires, "name": name}
+            detail: dict[str, object] = {"expires": invite.expires, "name": name}
+            if federation is not None:
+                detail["federation"] = did_of(federation)
             change = TrustChange(invites=[invite], expired=old)
             await self.audit.write(actor, "invite", invite.id.hex(), detail, change)
             self.invites.put(invite)
@@ -136,6 +149,8 @@ class Peers:
             if known is not None and known.role is Role.ROOT:
                 await self._denied(asked, Denied("root"))
                 return Denied("root", "your node key is trusted here as the root of a federation, not as a node")
+            if found.federation is not None:
+                return await self._admit(asked, found, found.federation)
             anchor = self._anchor_of(asked.peer, found.name or asked.name, self._dialable(asked.addresses))
             if found.joiner is None or known is None:
                 bound = replace(found, joiner=asked.peer, bound=found.bound or self._wall_ms())
@@ -145,6 +160,25 @@ class Peers:
                 self.invites.put(bound)
                 self._believe(anchor)
         return Welcome(self.name, self.reachable_at())
+
+    async def _admit(self, asked: Redeem, found: Invite, root: bytes) -> Welcome | Denied:
+        """What who becomes a member by the invite is told."""
+        given: tuple[bytes, ...] | Denied | None = self.members.refusal(asked.peer, root)
+        addresses = self._dialable(asked.addresses)
+        if given is None:
+            if found.joiner is None:
+                bound = replace(found, joiner=asked.peer, bound=self._wall_ms())
+                detail = {"invite": found.id.hex(), "federation": did_of(root), "addresses": list(addresses)}
+                change = TrustChange(invites=[bound])
+                await self.audit.write(did_of(asked.peer), "invite redeemed", did_of(asked.peer), detail, change)
+                self.invites.put(bound)
+            given = await self.members.certify(asked.peer, root)
+        if isinstance(given, Denied):
+            await self._denied(asked, given)
+            return given
+        await self.members.meet(asked.peer, addresses)
+        self.links.keep(asked.peer, addresses)
+        return Welcome(self.name, self.reachable_at(), given)
 
     async def _denied(self, asked: Redeem, why: Denied) -> None:
         """Somebody who holds the secret of an invite may not have it: the line was seen by others."""
@@ -176,6 +210,8 @@ class Peers:
             raise _not_this("The invite has expired. Ask for a new one: there, run `kosreg peers invite`.")
         self._not_revoked(line.key)
         self._no_root(line.key)
+        if line.federation is not None:
+            self._may_be_root(line.federation)
         try:
             welcome = await self.links.join(
                 self._dialable(line.addresses),
@@ -187,13 +223,37 @@ class Peers:
         async with self._turn:
             self._not_revoked(line.key)
             self._no_root(line.key)
-            there = (*line.addresses, *self._dialable(welcome.addresses))
-            anchor = self._anchor_of(line.key, welcome.name, usable(there))
+            there = usable((*line.addresses, *self._dialable(welcome.addresses)))
+            if line.federation is not None:
+                await self._enter(actor, line, line.federation, welcome, there)
+                return Joined(line.key, welcome.name, line.federation)
+            anchor = self._anchor_of(line.key, welcome.name, there)
             if anchor != self.trust.anchors().get(line.key):
                 detail = {"invite": line.id.hex(), "name": anchor.name, "addresses": list(anchor.addresses)}
                 await self.audit.write(actor, "join", did_of(line.key), detail, TrustChange([anchor]))
             self._believe(anchor)
         return Joined(line.key, welcome.name)
+
+    async def _enter(
+        self, actor: str, line: InviteLine, root: bytes, welcome: Welcome, addresses: tuple[str, ...]
+    ) -> None:
+        """Become a member of the federation of `root`, which the inviter has certified already."""
+        self._may_be_root(root)
+        try:
+            certs = self.members.checked(welcome.certs, root)
+        except NotAMember as error:
+            detail = f"{did_of(line.key)} did not make this node a member: {error}. Ask its admin."
+            raise Problem.of("conflict", detail) from None
+        known = self.trust.anchors().get(root)
+        name = str(line.grant.get("name", ""))[:MAX_NAME]
+        anchor = known or Anchor(root, Role.ROOT, "" if is_like_a_key(name) else name, added=self._wall_ms())
+        if anchor != known or line.key not in self.members.neighbours:
+            detail_ = {"invite": line.id.hex(), "federation": did_of(root), "addresses": list(addresses)}
+            await self.audit.write(actor, "join", did_of(line.key), detail_, TrustChange([anchor]))
+        self._believe(anchor)
+        await self.members.take(certs)
+        await self.members.meet(line.key, addresses)
+        self.links.keep(line.key, addresses)
 
     # Deciding
 
@@ -263,6 +323,8 @@ class Peers:
             await self.audit.write(actor, "restore", did_of(key), {}, change)
             if only_revoked:
                 self.trust.drop(key)
+                if key in self.members.neighbours:
+                    self.links.keep(key, self.members.neighbours[key])
                 self._trust_changed()
             else:
                 self._believe(anchor)
@@ -294,6 +356,33 @@ class Peers:
                 "conflict",
                 f"The trust in {did_of(key)} was revoked here. If it is to be trusted again: `kosreg peers restore "
                 f"{did_of(key)}`.",
+            )
+
+    def _may_certify(self, root: bytes | None) -> tuple[bytes, str] | None:
+        """Root key and name of the federation that this node may invite into."""
+        if root is None:
+            return None
+        anchor = self.trust.anchors().get(root)
+        did = did_of(root)
+        if anchor is None or anchor.role is not Role.ROOT or anchor.revoked is not None:
+            raise Problem.of("conflict", f"{did} is no root of a federation that is trusted here.")
+        if not self.members.depth(root):
+            raise Problem.of(
+                "conflict",
+                f"This node may certify nobody in the federation {anchor.name or did}: it has no certificate of depth "
+                f"1 there. Give it one: `kosreg peers invite --federation {did} --key FILE`, with the root's key.",
+            )
+        return root, anchor.name
+
+    def _may_be_root(self, root: bytes) -> None:
+        """Raises Problem where this key may not be trusted as a root by the way."""
+        self._not_revoked(root)
+        anchor = self.trust.anchors().get(root)
+        if root == self.own or (anchor is not None and anchor.role is not Role.ROOT):
+            raise Problem.of(
+                "conflict",
+                f"{did_of(root)}, the root of the federation that the invite is for, is the key of a node here. Ask "
+                "for an invite into a federation with a root key of its own.",
             )
 
     def _no_root(self, key: bytes) -> None:
@@ -377,6 +466,7 @@ _REFUSALS: Final = {
     "expired": "the invite has expired",
     "used": "another node has joined with this invite",
     "revoked": "it has revoked the trust in this node",
+    "federation": "it cannot certify this node in that federation",
     "root": "this node's key is trusted there as the root key of a federation, which belongs to no node",
 }
 
@@ -384,7 +474,8 @@ _REFUSALS: Final = {
 def _join_problem(error: JoinError, line: InviteLine) -> Problem:
     where = f"{did_of(line.key)} ({fingerprint(line.key)})"
     if error.code in _REFUSALS:
-        return Problem.of("conflict", f"{where} refused: {_REFUSALS[error.code]}. Ask its admin.")
+        why = f" ({error.reason})" if line.federation is not None and error.reason else ""
+        return Problem.of("conflict", f"{where} refused: {_REFUSALS[error.code]}{why}. Ask its admin.")
     detail = f"{where} could not be joined at {', '.join(line.addresses)} ({error}). "
     if error.code == "wrong-key":
         detail += "Another node answers there: ask its admin for a new invite."

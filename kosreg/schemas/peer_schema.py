@@ -55,6 +55,10 @@ class InviteIn(TypedDict, total=False):
 
     ttl: Annotated[int, Field(ge=MIN_TTL, le=MAX_TTL, description=f"Seconds that it is good; {DEFAULT_TTL} if absent.")]
     name: Name
+    federation: Annotated[
+        str,
+        Field(max_length=256, description="A root's DID: the joiner becomes a member, and no node's key is trusted."),
+    ]
 
 
 @with_config(_FORBID)
@@ -72,6 +76,7 @@ class InviteOut(TypedDict):
     created: Annotated[str, Field(description=_TIME)]
     expires: Annotated[str, Field(description=_TIME)]
     name: NotRequired[str]
+    federation: NotRequired[Annotated[str, Field(description="The root of the one that its joiner is certified in.")]]
     joiner: NotRequired[Annotated[str, Field(description="The node that it is bound to.")]]
 
 
@@ -160,6 +165,7 @@ class JoinedOut(TypedDict):
 
     peer: WhoOut
     self: WhoOut
+    federation: NotRequired[Annotated[str, Field(description="The root of the one that this node is a member of now.")]]
 
 
 class RevokedOut(TypedDict):

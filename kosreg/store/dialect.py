@@ -119,6 +119,7 @@ class Statements:
     put_alias: Statement
     drop_alias: Statement
     put_meta: Statement
+    drop_meta: Statement
     load: Statement
 
     @classmethod

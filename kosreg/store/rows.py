@@ -85,7 +85,8 @@ class TokenKey:
 @dataclass(frozen=True, slots=True)
 class Invite:
     """An invite that this node gave out. `id`: 16 bytes; `public`: of its one-time key; `name`: what the joiner is to
-    be called here, "" for its own name; `joiner`: the node key that it is bound to; times: ms since 1970.
+    be called here, "" for its own name; `joiner`: the node key that it is bound to; times: ms since 1970;
+    `federation`: the root key of the one that its joiner is certified in; None: its key alone is trusted.
     """
 
     id: bytes
@@ -95,6 +96,7 @@ class Invite:
     expires: int
     joiner: bytes | None = None
     bound: int | None = None
+    federation: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

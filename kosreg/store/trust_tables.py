@@ -6,6 +6,7 @@ by, the record of both) goes into one commit: `write_trust`.
 
 import asyncio
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -19,6 +20,7 @@ from kosreg.store.rows import Alias, AuditLink, Batch, Invite, TrustChange
 from kosreg.store.writer import meta_values, with_checksum
 
 AUDIT_HEAD: Final = "audit_head"  # in `meta`: seq (8 bytes, big-endian) and hash of the newest record
+_FEDERATION: Final = "invite_federation "  # in `meta`, and the invite's id in hex: the root key of that federation
 
 
 class TrustTables(ABC):
@@ -47,6 +49,9 @@ class TrustTables(ABC):
             Op(made.drop_invite, [(id,) for id in change.expired]),
             Op(made.add_audit, [with_checksum(link.seq, link.record, link.hash) for link in change.audit]),
         ]
+        into = {_FEDERATION + one.id.hex(): one.federation for one in change.invites if one.federation is not None}
+        ops.append(Op(made.put_meta, [meta_values(key, root) for key, root in into.items()]))
+        ops.append(Op(made.drop_meta, [(_FEDERATION + id.hex(),) for id in change.expired]))
         if change.audit:
             last = change.audit[-1]
             ops.append(Op(made.put_meta, [meta_values(AUDIT_HEAD, last.seq.to_bytes(8, "big") + last.hash)]))
@@ -62,7 +67,10 @@ class TrustTables(ABC):
 
     async def invites(self) -> list[Invite]:
         """Oldest first."""
-        found = [Invite(*row) for row in await self._all(InviteRow)]
+        meta = dict(await self._all(MetaRow))
+        found = [
+            replace(Invite(*row), federation=meta.get(_FEDERATION + row[0].hex())) for row in await self._all(InviteRow)
+        ]
         return sorted(found, key=lambda invite: (invite.created, invite.id))
 
     async def audit(self, after: int = 0, most: int = 1_000) -> list[AuditLink]:
