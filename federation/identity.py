@@ -195,6 +195,14 @@ def load_or_create(directory: Path) -> tuple[NodeKey, NodeKey]:
     return load(node_path), load(next_path)
 
 
+def create(path: Path, what: str) -> NodeKey:
+    """The key in the file at `path`, made where there is none. `what`: what it is, for the file's first line. Raises
+    KeyFileError."""
+    if not path.exists():
+        _write(path, NodeKey.generate(), what)
+    return load(path)
+
+
 def load(path: Path) -> NodeKey:
     """The key in the file at `path`. Raises KeyFileError."""
     try:

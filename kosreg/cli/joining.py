@@ -107,6 +107,7 @@ def show(joined: Mapping[str, Any]) -> None:
             ("this node", own["name"]),
             ("", own["did"]),
             ("fingerprint", own["fingerprint"]),
+            ("federation", joined.get("federation")),
         ]
     )
 

@@ -9,6 +9,7 @@ import typer
 from kosreg.cli import (
     audit,
     doctor,
+    federation,
     joining,
     lab,
     peers,
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(services.app, name="services")
 app.add_typer(tokens.app, name="token")
 app.add_typer(peers.app, name="peers")
+app.add_typer(federation.app, name="federation")
 app.add_typer(audit.app, name="audit")
 app.add_typer(lab.app, name="lab")
 running.add_to(app)

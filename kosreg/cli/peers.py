@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
@@ -14,6 +15,8 @@ from kosreg.durations import parse_duration
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+    from kosreg.client.http import Client
 
 CLOCK_MS = 10_000  # a clock that is off by more is marked: entries of such a node win, or lose, where they should not
 LEAST_PREFIX = 4  # characters of a fingerprint that name a peer
@@ -36,7 +39,11 @@ Peer = Annotated[
 @command(
     app,
     "invite",
-    example=["kosreg peers invite", "kosreg peers invite --ttl 10m | ssh other-host kosreg peers join -"],
+    example=[
+        "kosreg peers invite",
+        "kosreg peers invite --ttl 10m | ssh other-host kosreg peers join -",
+        "kosreg peers invite --federation acme",
+    ],
 )
 def invite(
     cli: Cli,
@@ -46,6 +53,22 @@ def invite(
     name: Annotated[
         str | None,
         typer.Option(metavar="NAME", show_default=False, help="What its joiner is called here (its own name)."),
+    ] = None,
+    federation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|DID",
+            show_default=False,
+            help="Make its joiner a member of this one, certified by this node; no node's key is trusted by itself.",
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="The root's key: lets this node certify others there, if it may not yet. It is sent nowhere.",
+        ),
     ] = None,
 ) -> None:
     """Prints an invite for one other node: one line, and nothing else."""
@@ -57,8 +80,27 @@ def invite(
             usage(f"--ttl: {error}")
     if name is not None:
         wish["name"] = name
-    body = cli.run(_call(cli, "POST", "/api/peers/invites", wish))
+    if federation is None and key is not None:
+        usage("--key is the key of a federation's root: say which with --federation")
+    body = cli.run(_invite(cli, wish, federation, key))
     cli.answer(body if cli.json else str(json.loads(body)["line"]))
+
+
+async def _invite(cli: Cli, wish: dict[str, Any], federation: str | None, file: Path | None) -> bytes:
+    from kosreg.cli.federation import certify, federation_named, root_key
+
+    async with cli.client() as client:
+        if federation is not None:
+            root = await federation_named(client, federation)
+            wish["federation"] = root["did"]
+            if file is not None:
+                key = root_key(file)
+                if key.did != root["did"]:
+                    usage(clean(f"--key: {file} has the key of {key.did}, not of {root['name'] or root['did']}"))
+                if not root["depth"]:
+                    node = (await client.call("GET", "/api/peers")).object()["self"]["did"]
+                    await certify(client, key, node, depth=1)
+        return (await client.call("POST", "/api/peers/invites", body=wish)).body
 
 
 @command(app, "invites", example="kosreg peers invites")
@@ -86,7 +128,7 @@ def invites(cli: Cli) -> None:
     "trust",
     example=[
         "kosreg peers trust did:key:z6Mk… --address berlin.example:7481",
-        "kosreg peers trust did:key:z6Mk… --root --name acme --class public",
+        "kosreg peers trust did:key:z6Mk… --federation --name acme",
     ],
 )
 def trust(
@@ -99,7 +141,9 @@ def trust(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", show_default=False, help="What it is called here.")
     ] = None,
-    root: Annotated[bool, typer.Option("--root", help="It is the root key of a federation, not a node.")] = False,
+    root: Annotated[
+        bool, typer.Option("--federation", "--root", help="It is the root key of a federation, not a node.")
+    ] = False,
     cls: Annotated[
         list[str] | None,
         typer.Option("--class", metavar="CLASS", show_default=False, help="public, internal: what it may bring."),
@@ -253,12 +297,11 @@ def restore(cli: Cli, peer: Peer) -> None:
     cli.note("restored")
 
 
-async def _did(cli: Cli, word: str) -> str:
+async def did_named(client: Client, word: str) -> str:
     """The DID of the peer that a user names. A DID is taken as it is, known here or not."""
     if word.startswith(("did:", "kind:")):
         return word
-    async with cli.client() as client:
-        peers: list[Mapping[str, Any]] = (await client.call("GET", "/api/peers")).object()["peers"]
+    peers: list[Mapping[str, Any]] = (await client.call("GET", "/api/peers")).object()["peers"]
     found = named(peers, word)
     if len(found) > 1:
         which = ", ".join(f"{peer['name']} ({peer['fingerprint']})" for peer in found[:10])
@@ -335,6 +378,11 @@ def _reasons(refused: Mapping[str, int] | None) -> str:
 
 def path_of(did: str) -> str:
     return f"/api/peers/{quote(did, safe='')}"
+
+
+async def _did(cli: Cli, word: str) -> str:
+    async with cli.client() as client:
+        return await did_named(client, word)
 
 
 async def _call(cli: Cli, method: str, path: str, body: object = None, query: Any = ()) -> bytes:
