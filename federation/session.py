@@ -16,7 +16,7 @@ A state machine without I/O, clock or randomness: bytes come in, bytes go out, a
 the code that the link is closed with. Whether the peer is trusted is asked by the caller, between `hello` and `answer`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final
@@ -37,6 +37,7 @@ JOIN_CONTEXT: Final = b"klp join transcript 1"
 
 MAX_HELLO: Final = 16 * 1024  # bytes of any message before trust is known
 MAX_CERTS: Final = 4
+MAX_CERT_BYTES: Final = MAX_HELLO // 2  # of all of them: there must be room for the rest
 MAX_ROOTS: Final = 16
 _HASH: Final = 32
 _CHALLENGE: Final = "hello.challenge"
@@ -223,6 +224,11 @@ def join_transcript(challenge: bytes, tls: bytes, joiner: bytes, nonce: bytes) -
     return sha256(b"".join((JOIN_CONTEXT, sha256(challenge).digest(), tls, joiner, nonce))).digest()
 
 
+def fit(certs: Sequence[bytes]) -> bool:
+    """Whether a hello has room for these certificates, or a welcome in one."""
+    return len(certs) <= MAX_CERTS and sum(map(len, certs)) <= MAX_CERT_BYTES
+
+
 # Inside
 
 
@@ -319,8 +325,8 @@ def _certs_for(me: Me, nonce: bytes, masked: frozenset[bytes]) -> list[bytes]:
     """The chains to this node from the roots that the peer named, each whole, as many as there is room for."""
     certs: list[bytes] = []
     for root in sorted(me.certs):
-        if sha256(nonce + root).digest() in masked and len(certs) + len(me.certs[root]) <= MAX_CERTS:
-            certs += me.certs[root]
+        if sha256(nonce + root).digest() in masked and fit(longer := [*certs, *me.certs[root]]):
+            certs = longer
     return certs
 
 

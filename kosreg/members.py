@@ -21,6 +21,7 @@ from federation.handshake import certificates_in
 from federation.identity import did_of
 from federation.joining import Denied
 from federation.replica import Persist, Statement
+from federation.session import fit
 from federation.trust import MEMBER_SCOPE, Anchor, Role, Scope, Trust, cert_body
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.store import Store
@@ -115,6 +116,8 @@ class Members:
             await self._say(peer, root, now)
         chain = self._trust.chain(root, peer, self._wall_ms())
         raws = None if chain is None else certificates_in(self._sync.replica, chain)
+        if raws and not fit(raws):
+            return Denied("federation", "the certificates that lead to you are too long to be sent")
         return raws or Denied("federation", "the certificates that lead to you are not all here: try again in a while")
 
     async def renew(self) -> int:

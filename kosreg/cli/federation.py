@@ -26,6 +26,7 @@ DAYS = 400  # that a certificate holds for, at most
 DEPTHS = 3  # certificates that may follow one, at most
 EARLIER_MS = 3_600_000  # certificates hold from an hour ago: a node whose clock is a little late believes them
 DAY_MS = 86_400_000
+MAX_BYTES = 2048  # of a certificate: a hello has room for four of them
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make a federation, and say who belongs to it.")
 
@@ -208,7 +209,7 @@ async def certify(
 ) -> bytes:
     """Sign a certificate for `did` with the root `key`, and give it to the node; what the node says."""
     from federation.identity import DidError, parse_did
-    from federation.trust import MAX_TERMS, MEMBER_SCOPE, Scope, issue_cert
+    from federation.trust import MEMBER_SCOPE, Scope, issue_cert
     from kosreg.peers import class_of
     from kosreg.times import now_ms
 
@@ -221,8 +222,6 @@ async def certify(
             tuple(wish.get("tags", ())),
             wish.get("records"),
         )
-        if max(len(limits.types), len(limits.tags)) > MAX_TERMS:
-            usage(f"--type and --tag: at most {MAX_TERMS} of each")
     except DidError as error:
         usage(clean(f"{did} is no key: {error}"))
     except KeyError as error:
@@ -242,6 +241,8 @@ async def certify(
         depth=depth,
         stamp=max([now << 16, *(stamp + 1 for stamp in stamps)]),
     )
+    if len(entry.raw) > MAX_BYTES:
+        usage("--type and --tag: they are too many for a certificate that nodes can show each other")
     return (await client.call("POST", "/api/certs", body=entry.raw, content_type=COSE)).body
 
 

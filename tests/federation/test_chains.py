@@ -164,6 +164,7 @@ def test_mistakes_are_told_and_change_nothing(three: tuple[Node, Node, Node], ke
         (("federation", "issue", did(b), "--key", key, "--depth", "4"), 2, "--depth"),
         (("federation", "issue", did(b), "--key", key, "--days", "401"), 2, "--days"),
         (("federation", "issue", did(b), "--key", key, "--class", "private"), 2, "neither public nor internal"),
+        (("federation", "issue", did(b), "--key", key, *(["--tag", "x" * 60] * 40)), 2, "too many"),
         (("federation", "issue", did(b), "--key", other), 4, "no root that is trusted here"),
         (("federation", "list", "nowhere"), 4, "no federation is called nowhere"),
         (("peers", "invite", "--federation", "nowhere"), 4, "no federation is called nowhere"),

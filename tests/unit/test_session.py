@@ -123,6 +123,9 @@ def test_certificates_go_to_whoever_knows_their_root() -> None:
     long = {ROOT_1: (b"1", b"2", b"3"), ROOT_2: (b"4", b"5"), ROOT_3: (b"6",)}  # no chain goes out in part
     one, other = agreed(replace(mine, certs=long), replace(THEM, roots=frozenset(long)))
     assert other.hello.certs == (b"1", b"2", b"3", b"6")
+    large = {ROOT_1: (bytes(MAX_HELLO // 2),), ROOT_2: (b"4", b"5")}  # and none at the cost of the hello
+    one, other = agreed(replace(mine, certs=large), replace(THEM, roots=frozenset(large)))
+    assert other.hello.certs == (bytes(MAX_HELLO // 2),)
 
 
 def test_a_stranger_learns_no_root() -> None:

@@ -87,6 +87,9 @@ async def test_who_is_invited_into_a_federation_becomes_a_member(three: tuple[Si
     await b.register("of-b", visibility="internal")
     await until(lambda: both(*(sees(side, {"inside", "of-b"}) for side in three)))  # b and c know each other's key not
     assert [roles(side) for side in three] == [{Role.ROOT}] * 3
+    assert [(peer["name"], peer["role"]) for peer in [await b.peer(a), await a.peer(c)]] == [
+        ("a", "member"), ("c", "member"),
+    ]  # fmt: skip
     for side, depth in ((a, 1), (b, 0), (c, 0)):
         told = await federation(side)
         assert (told["did"], told["name"], told["member"], told["internal"]) == (ROOT.did, "acme", True, True)
