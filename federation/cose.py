@@ -106,7 +106,12 @@ def entry_id(raw: bytes) -> bytes | None:
 
 def verify_entry(entry: Entry) -> bool:
     """Whether the origin signed this entry. 54 µs: the last check, not the first."""
-    return verify(entry.origin, _sig_structure(entry.raw, ENTRY_AAD), entry.raw[-SIGNATURE_BYTES:])
+    return verify(*signed_of(entry))
+
+
+def signed_of(entry: Entry) -> tuple[bytes, bytes, bytes]:
+    """(public key, what was signed, signature): all that a check of the signature needs."""
+    return entry.origin, _sig_structure(entry.raw, ENTRY_AAD), entry.raw[-SIGNATURE_BYTES:]
 
 
 def fact_of(entry: Entry) -> Fact:

@@ -38,7 +38,7 @@ class Store:
 
 @dataclass(slots=True)
 class Verify:
-    """Check the signatures of `entries` (`cose.verify_entry`), in another thread if there is one, and say which hold:
+    """Check the signatures of `entries` (`cose.verify_entry`), aside if that can be had, and say which hold:
     `Mesh.verified`. What comes from `peer` next is taken only then."""
 
     peer: bytes

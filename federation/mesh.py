@@ -35,7 +35,7 @@ STRIKES: Final = 3  # pings in a row that find a difference, before the first of
 LATE_STRIKES: Final = 5  # … before the other does, where the first has not
 SLICE: Final = 24  # entries looked at in one slice: about half a millisecond, the signatures apart
 WAITING: Final = 64  # entries that a message which waits counts as: one of a session may have 64 KiB
-CHUNK: Final = 96  # entries whose signatures are checked at once: some 5 ms of another thread
+CHUNK: Final = 96  # entries whose signatures are checked at once: some 5 ms of another core
 
 _Work = Generator[list[Effect], None, None]
 

@@ -6,13 +6,11 @@ more work than gets done, no more is read. Signatures of blocks are checked in a
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from crdt.entry import Entry
 from federation.connections import Connections, LinkEvent
-from federation.cose import verify_entry
 from federation.dialler import Dialler
 from federation.effects import Close, Effect, Lane, Send, Store, Verify
 from federation.envelope import Message, encode_message
@@ -24,6 +22,7 @@ from federation.mesh import Mesh
 from federation.replica import Alert
 from federation.transport import Listening, Server
 from federation.trust import Trust
+from federation.verifier import Verifier
 
 __all__ = ["Engine", "LinkEvent", "LinkState", "PeerNode"]
 
@@ -129,7 +128,7 @@ class PeerNode:
         self._busy = asyncio.Event()
         self._woke = 0.0
         self._trust_seen = -1
-        self._verifier: ThreadPoolExecutor | None = None
+        self._verifier: Verifier | None = None
 
     @property
     def port(self) -> int | None:
@@ -140,7 +139,7 @@ class PeerNode:
         """Raises OSError where the address cannot be had."""
         if self._server is not None:
             await self._server.start()
-        self._verifier = ThreadPoolExecutor(1, thread_name_prefix="verify")
+        self._verifier = Verifier()
         self._go(self._ticking())
         self._go(self._working())
 
@@ -156,7 +155,7 @@ class PeerNode:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._verifier is not None:
-            self._verifier.shutdown(wait=False, cancel_futures=True)
+            await self._verifier.stop()
 
     # Whom to have links to
 
@@ -264,9 +263,10 @@ class PeerNode:
                 link.has_room()
 
     async def _verify(self, effect: Verify) -> None:
-        loop = asyncio.get_running_loop()
-        verdicts = await loop.run_in_executor(self._verifier, _verdicts, effect.entries)
-        self.mesh.verified(effect, verdicts)
+        assert self._verifier is not None
+        before = self._verifier.failures
+        self.mesh.verified(effect, await self._verifier.verdicts(effect.entries))
+        self.counts["verifier-failed"] += self._verifier.failures - before
         self._busy.set()
 
     async def _working(self) -> None:
@@ -339,7 +339,3 @@ class PeerNode:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _verdicts(entries: tuple[Entry, ...]) -> list[bool]:
-    return [verify_entry(entry) for entry in entries]
