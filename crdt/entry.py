@@ -252,6 +252,11 @@ def entry_of_checked(payload: bytes, origin: bytes, id: bytes, raw: bytes) -> En
     )
 
 
+def body_of_checked(payload: bytes) -> Mapping[str, object] | None:
+    """The body in a payload that was decoded before, strictly."""
+    return _checked_fields(payload)[_BODY]  # type: ignore[return-value]  # its type was checked then
+
+
 def _checked_fields(payload: bytes) -> dict[int, object]:
     try:
         fields: dict[int, object] = cbor.decode_checked(payload)  # type: ignore[assignment]

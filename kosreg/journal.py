@@ -41,12 +41,13 @@ class Change:
     told_after: str
     before_known: bool = True
     before_since: int = 0
+    weighed: int = 0  # set by the journal: what it counts for this change
 
     def weight(self) -> int:
         """Bytes of the record that it brought, or took away; 0 for a change of status."""
         if self.after is None:
-            return 0 if self.before is None else len(self.before.head)
-        return 0 if self.before is self.after else len(self.after.head)
+            return 0 if self.before is None else self.before.weight()
+        return 0 if self.before is self.after else self.after.weight()
 
     def knows_before(self, seq: int) -> bool:
         """Whether `before` is what was shown at the number `seq`, as far as this change can tell."""
@@ -75,10 +76,11 @@ class Journal:
         assert change.seq > self.head, "changes come in the order of their numbers"
         self.head = change.seq
         self._changes.append(change)
-        self._bytes += change.weight()
+        change.weighed = change.weight()  # once: a head that is made later has another length
+        self._bytes += change.weighed
         while len(self._changes) > self._kept or self._bytes > KEPT_BYTES:
             oldest = self._changes.popleft()
-            self._bytes -= oldest.weight()
+            self._bytes -= oldest.weighed
             self.floor = max(self.floor, oldest.seq)
         if self._waiters:
             self._arm()

@@ -28,7 +28,7 @@ from typing import Protocol, cast
 import structlog
 
 from crdt.entry import Class, Entry, EntryError
-from federation.cose import fact_of
+from federation.cose import body_of, fact_of
 from federation.effects import Landed
 from federation.identity import did_of, parse_did
 from federation.replica import Alert, Changed, Persist, Replica, Statement
@@ -405,12 +405,13 @@ class RegistrySync:
         if service.status != before:
             self.catalog.moved(service, before, at, seq)
 
-    def service_of(self, entry: Entry, now_ms: int, seq: int) -> Service | None:
+    def service_of(self, entry: Entry, now_ms: int, seq: int, *, later: bool = False) -> Service | None:
         """The service that `entry` says, with its status as an entry has it; None where it may not or cannot be
-        shown."""
+        shown. `later`: the head of an own one is made when somebody looks."""
         status = self.replica.map.view(entry.origin, "status", entry.name, now_ms)
         if entry.origin == self.replica.origin:
-            service = Service(entry.name, self.origin, entry.cls, fact_of(entry).body or {}, seq)
+            body = cast("dict[str, object]", body_of(entry) or {})
+            service = Service(entry.name, self.origin, entry.cls, body, seq, entry if later else None)
             if status is not None:
                 restore(service, cast("dict[str, object]", fact_of(status).body or {}))
             return service

@@ -107,7 +107,7 @@ def _load_services(sync: RegistrySync, read: _Read) -> None:
     later: list[Service] = []
     for origin in list(sync.replica.map.origins):
         for entry in sync.replica.map.shown(origin, "service", now):
-            service = sync.service_of(entry, now, read.seqs[entry.name])
+            service = sync.service_of(entry, now, read.seqs[entry.name], later=True)
             if service is None:
                 continue
             if service.foreign and read.first[entry.name] != origin:

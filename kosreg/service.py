@@ -1,9 +1,9 @@
 """One record as it is now, with what lives in it.
 
 A `Service` holds the record's fields that queries ask for and its `head`: the JSON bytes of all that it says, made once
-when the record changes. Its live fields move in place with each heartbeat, and the JSON tail that shows them is made
-when somebody looks. A changed record is a new `Service`, so that what a change replaced can still be read from the
-journal.
+when the record changes, or for a record that came from the store when somebody first looks. Its live fields move in
+place with each heartbeat, and the JSON tail that shows them is made when somebody looks. A changed record is a new
+`Service`, so that what a change replaced can still be read from the journal.
 
 A service of another node is a `ForeignService`: it is shown as its node says, and nothing here moves it.
 
@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 
 import orjson
 
-from crdt.entry import Class
+from crdt.entry import Class, Entry
+from federation.cose import body_of
 from kosreg.record import head_of
 from kosreg.schemas.service_schema import DEFAULT_TTL
 from kosreg.times import rfc3339
@@ -38,11 +39,15 @@ def _shared(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Service:
-    """One record, shown. Slots only: 100,000 of them live in memory."""
+    """One record, shown. Slots only: 100,000 of them live in memory.
+
+    `entry`: the own entry that holds `body`; where it is given, the head is made of it when somebody looks.
+    """
 
     foreign: ClassVar[bool] = False  # whether another node says it
 
     __slots__ = (
+        "_head",
         "beat_ms",
         "beat_s",
         "bucket",
@@ -52,7 +57,6 @@ class Service:
         "declared",
         "digest",
         "expired",
-        "head",
         "load",
         "name",
         "origin",
@@ -69,7 +73,15 @@ class Service:
         "updated",
     )
 
-    def __init__(self, uid: str, origin: str, cls: Class, body: Mapping[str, Any], seq: int = 0) -> None:
+    def __init__(
+        self,
+        uid: str,
+        origin: str,
+        cls: Class,
+        body: Mapping[str, Any],
+        seq: int = 0,
+        entry: Entry | None = None,
+    ) -> None:
         get = body.get
         self.uid = uid
         self.origin = origin
@@ -86,7 +98,7 @@ class Service:
         self.updated = self.created if updated == self.created else updated  # one object for both
         read = get("acl", {}).get("read")
         self.readers: tuple[str, ...] | None = None if read is None else _shared(tuple(read))
-        self.head = head_of(uid, cls, body)
+        self._head: bytes | Entry = head_of(uid, cls, body) if entry is None else entry
         # live, moved in place
         self.declared = "active"
         self.expired = False
@@ -98,6 +110,18 @@ class Service:
         self.bucket = 0  # where the liveness wheel looks at it next, 0: nowhere
         self.tail: bytes | None = None  # made when shown, dropped when something moves
         self.digest: bytes | None = None  # of the request that wrote exactly this record
+
+    @property
+    def head(self) -> bytes:
+        """The JSON bytes of all that it says, without the closing brace."""
+        head = self._head
+        if isinstance(head, Entry):
+            head = self._head = head_of(self.uid, self.cls, body_of(head) or {})
+        return head
+
+    def weight(self) -> int:
+        """Bytes of what it says: of the head, or of the entry that the head is still to be made of."""
+        return len(self._head.raw if isinstance(self._head, Entry) else self._head)
 
     @property
     def status(self) -> str:

@@ -13,6 +13,7 @@ from crdt.entry import MAX_ENTRY, Class, EntryError, Fact
 from federation.cose import (
     ENTRY_AAD,
     CoseError,
+    body_of,
     decode_entry,
     fact_of,
     restore_entry,
@@ -56,6 +57,8 @@ def test_sign_decode_verify() -> None:
     entry = decode_entry(ENTRY.raw)
     assert verify_entry(entry)
     assert fact_of(entry) == FACT
+    assert body_of(entry) == FACT.body
+    assert body_of(sign_entry(KEY, replace(FACT, body=None))) is None
     assert entry.live
     assert (*entry.key, entry.stamp, entry.valid_until) == (KEY.public, Class.PUBLIC, None, "service", "a", 5, 9)
     assert entry.key == ENTRY.key

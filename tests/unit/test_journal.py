@@ -6,6 +6,9 @@ import asyncio
 
 import pytest
 
+from crdt.entry import Class, Fact
+from federation.cose import sign_entry
+from federation.identity import NodeKey
 from kosreg import journal as module
 from kosreg.journal import Change, Journal
 from kosreg.service import Service
@@ -54,6 +57,22 @@ def test_it_keeps_so_many_bytes_and_no_more(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(50):
         put(journal, moved, moved)
     assert len(journal) == before_moves + 50, "a change of status holds no record of its own"
+
+
+def test_a_head_that_is_made_later_leaves_the_count_of_bytes_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"name": "late", "type": "agent", "description": "x" * 1000}
+    entry = sign_entry(NodeKey(b"\x01" * 32), Fact("service", "late", 1, Class.INTERNAL, 9, body))
+    late = Service("late", "did:key:z6Mk", Class.INTERNAL, body, 0, entry)
+    size = service("small").weight()
+    monkeypatch.setattr(module, "KEPT_BYTES", len(entry.raw) + size)
+    journal = Journal()
+    put(journal, late)
+    assert late.weight() == len(entry.raw)
+    assert late.head == Service("late", "did:key:z6Mk", Class.INTERNAL, body).head
+    assert late.weight() == len(late.head) > len(entry.raw) + 100
+    for _ in range(50):
+        put(journal, service("small"))
+    assert len(journal) == (len(entry.raw) + size) // size
 
 
 def test_numbers_that_a_crash_took_back_lead_nowhere() -> None:

@@ -6,10 +6,13 @@ import orjson
 import pytest
 
 from crdt import cbor
-from crdt.entry import Class
+from crdt.entry import Class, Fact
+from federation.cose import fact_of, sign_entry
+from federation.identity import NodeKey
 from kosreg.problems import Problem
 from kosreg.record import BODY_ORDER, body_of, dated, head_of
 from kosreg.schemas.service_schema import FIELDS, WRITABLE, parse_record
+from kosreg.service import Service
 
 FULL = {
     "id": "full", "name": "Full", "type": "agent", "tags": ["a", "b", "a"], "url": "wss://h.example:1/x",
@@ -35,6 +38,16 @@ def test_the_body_is_in_the_order_of_its_encoding() -> None:
     assert list(body) == list(cbor.decode(cbor.encode(body)))  # type: ignore[call-overload]
     assert list(body["acl"]) == ["call", "read"]
     assert list(body["endpoints"][0]) == ["path", "method", "description"]
+
+
+def test_a_head_that_is_made_later_is_the_same() -> None:
+    body = dated(body_of(parse_record(orjson.dumps(FULL)), "bob"), 1, 2)
+    entry = sign_entry(NodeKey(b"\x01" * 32), Fact("service", "full", 1, Class.PUBLIC, 9, body))
+    body = dict(fact_of(entry).body or {})  # as the store gives it back: maps inside are in order
+    late = Service("full", "did:key:z6Mk", Class.PUBLIC, body, 0, entry)
+    assert late.head == head_of("full", Class.PUBLIC, body)
+    assert late.head is late.head
+    assert late.json() == Service("full", "did:key:z6Mk", Class.PUBLIC, body).json()
 
 
 def test_a_record_that_was_read_can_be_sent_back_and_is_the_same() -> None:
