@@ -86,8 +86,8 @@ async def test_it_does_not_dial_while_the_other_side_has_a_link() -> None:
     line = Line()
     line.linked.clear()
     dial = Dialler(PEER, ["a:1"], line)
-    await asyncio.sleep(0.05)
-    assert (line.calls, dial.state) == ([], "up")
+    await until(lambda: dial.state == "up")
+    assert line.calls == []
     line.linked.set()
     await until(lambda: line.calls)
     await dial.stop()

@@ -20,9 +20,21 @@ FOURTH = "did:key:z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH"
 FINGERPRINT = r"(?:[a-z2-7]{4}-){5}[a-z2-7]{4}"
 
 
+OPTIONS = ("--api", "127.0.0.1:0", "--federation", "127.0.0.1:0")
+
+
+@pytest.fixture(scope="module")
+def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node that knows nobody. For what is refused: that changes nothing."""
+    node = start(tmp_path_factory.mktemp("lonely") / "a", *OPTIONS)
+    yield node
+    assert node.json("peers", "list")["peers"] == []
+    assert stop(node) == 0
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    options = ("--api", "127.0.0.1:0", "--federation", "127.0.0.1:0", "--name")
+    options = (*OPTIONS, "--name")
     both = start(tmp_path / "a", *options, "a"), start(tmp_path / "b", *options, "b")
     yield both
     assert [stop(node) for node in both] == [0, 0]
@@ -180,10 +192,8 @@ def test_trust_by_hand(pair: tuple[Node, Node]) -> None:
         (["revoke", "nobody", "--yes"], 4, "peers list"),
     ],
 )
-def test_mistakes_are_told_in_one_place_with_an_exit_code(
-    pair: tuple[Node, Node], words: list[str], code: int, said: str
-) -> None:
-    done = pair[0].run("peers", *words, code=code)
+def test_mistakes_are_told_in_one_place_with_an_exit_code(lonely: Node, words: list[str], code: int, said: str) -> None:
+    done = lonely.run("peers", *words, code=code)
     assert done.stdout == ""
     assert said in done.stderr
 

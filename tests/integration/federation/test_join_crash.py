@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kosreg.lab.ports import Port
 from tests.harness import KOSREG, Daemon, running_daemon, until
 from tests.integration.federation.dying import INVITER, JOINER
 
 
-def free_port() -> int:
-    """An invite names the inviter's address, so the port must be the same after a restart."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+@pytest.fixture
+def port() -> Iterator[Callable[[], Port]]:
+    """Makes ports that nobody else is given: an invite names its node's address, which a restart must not change."""
+    ports: list[Port] = []
+
+    def make() -> Port:
+        ports.append(Port())
+        return ports[-1]
+
+    yield make
+    for one in ports:
+        one.close()
 
 
 async def restart(daemon: Daemon, step: str | None) -> None:
@@ -50,11 +57,10 @@ def actions(daemon: Daemon) -> list[str]:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_join_that_was_cut_off_is_repeated(tmp_path: Path, step: str) -> None:
-    ports = free_port(), free_port()
+async def test_a_join_that_was_cut_off_is_repeated(tmp_path: Path, port: Callable[[], Port], step: str) -> None:
     async with (
-        running_daemon(tmp_path / "a", "--federation", f"127.0.0.1:{ports[0]}", "--name", "a") as a,
-        running_daemon(tmp_path / "b", "--federation", f"127.0.0.1:{ports[1]}", "--name", "b") as b,
+        running_daemon(tmp_path / "a", "--federation", port().address, "--name", "a") as a,
+        running_daemon(tmp_path / "b", "--federation", port().address, "--name", "b") as b,
     ):
         line = a.cli("peers", "invite").stdout.decode()
         dies = a if step in INVITER else b

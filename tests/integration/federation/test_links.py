@@ -274,8 +274,8 @@ async def test_a_slow_reader_of_bulk_delays_no_ping() -> None:
                 a.says(b, Lane.BULK, block=os.urandom(400_000))
                 sent += 1
                 return False
-            before = a.node.links()[0].queued
-            await asyncio.sleep(0.3)
+            before, seen = a.node.links()[0].queued, len(a.mesh.pongs)
+            await until(lambda: len(a.mesh.pongs) >= seen + 3)  # pings went and came back meanwhile
             return a.node.links()[0].queued == before
 
         await until(is_stuck)
@@ -327,11 +327,13 @@ async def test_while_too_much_waits_for_the_disk_no_more_is_read() -> None:
         await until(lambda: len(b.mesh.got) == 6)  # 6 × 50 kB is the first that is over 256 KiB
         a.says(b, n="the main socket goes on for a while")
         await until(lambda: len(b.mesh.got) == 7)
-        await asyncio.sleep(0.1)
-        assert len(b.mesh.got) == 7
+        await until(lambda: a.node.links()[0].queued == 0)  # all is in b's socket, or read
+        a.says(b, n="and on")
+        await until(lambda: len(b.mesh.got) == 8)
+        assert [message["n"] for _, message in b.mesh.got[6:]] == ["the main socket goes on for a while", "and on"]
         assert b.node._links[a.key].silent_for() == 0  # it is this side that does not read
         disk.set()
-        await until(lambda: len(b.mesh.got) == 41)
+        await until(lambda: len(b.mesh.got) == 42)
         await until(lambda: b.node._links[a.key].uncommitted == 0)
 
 
