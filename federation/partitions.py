@@ -9,12 +9,12 @@ only the partitions that both have open. No set is kept per pair: fingerprints a
 without some partitions, or some partitions together, whichever are fewer (`crdt.held_set`).
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from crdt.entry import TRUST_KINDS, Class, Entry
 from crdt.held_set import HeldSet, Together, Without, snapshot
-from crdt.ordered_set import OrderedSet, item_key
+from crdt.ordered_set import TIME_SIZE, OrderedSet, item_key
 
 
 class Tree(NamedTuple):
@@ -142,6 +142,13 @@ class Holdings:
         """The same for a whole session: what is held now. Slices, then the set."""
         held = self._trees.get(tree) or _Held()
         return snapshot(held.all, *held.parts(origins))
+
+    def ended(self, since_ms: int, now_ms: int) -> Iterator[Entry]:
+        """What lived at `since_ms` and has lapsed at `now_ms`. Nothing may be put or dropped meanwhile."""
+        lower, upper = ((ms + 1).to_bytes(TIME_SIZE, "big") for ms in (since_ms, now_ms))
+        for held in self._trees.values():
+            for key in held.all.keys(lower, upper, len(held.all)):
+                yield self.by_id[key[TIME_SIZE:]]
 
     def count(self, tree: Tree, origins: frozenset[bytes] | set[bytes]) -> int:
         """How many entries `among` has."""

@@ -324,6 +324,14 @@ class Replica:
                 changes.append(Changed(origin, kind, name, before, after))
         return changes
 
+    def ended(self, since_ms: int, now_ms: int) -> list[_Subject]:
+        """Of others: of what something that lived at `since_ms` has lapsed at `now_ms`. Costs next to nothing where
+        nothing has, so that it can be asked every few seconds."""
+        if self._map.origins.keys() <= {self.origin}:
+            return []
+        ended = (entry for entry in self.holdings.ended(since_ms, now_ms) if entry.origin != self.origin)
+        return list(dict.fromkeys(_subject(entry) for entry in ended if entry.live and entry.kind in KINDS))
+
     def purge(self, now_ms: int) -> list[Entry]:
         """Drops, and returns, foreign entries that lapsed over a day ago; own ones stay. Not to be called within an
         hour of a clock jump."""

@@ -1,4 +1,5 @@
-"""What a node does every ten minutes: renew what somebody stands behind, hide what lapsed, drop what is long over.
+"""What a node does every ten minutes: renew what somebody stands behind, hide what lapsed, drop what is long over. What
+others let lapse is hidden within seconds.
 
 - A service is renewed if it has beaten since the start; one that nobody beats (`ttl` 0) if this node has heard from a
   peer since then, or has none: who wakes up with a year-old disk must not keep alive what was deleted elsewhere.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kosreg.node import Node
 
 EVERY = 600.0  # s between two rounds
+LOOK = 2.0  # s between two looks at what others let lapse
 SLICE = 200  # entries renewed between two turns of the loop
 JUMP = 60.0  # s by which the two clocks may part in one round
 SETTLED = 3600.0  # s after a jump before anything is dropped
@@ -37,7 +39,7 @@ class Maintenance:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._looked = now_ms()
+        self._looked = self._glanced = now_ms()
         self._heard = False  # of a peer, since the start
         self._parted = time.time() - time.monotonic()
         self._jumped: float | None = None  # monotonic
@@ -46,7 +48,9 @@ class Maintenance:
         """Round after round."""
         while True:
             await self.round()
-            await asyncio.sleep(EVERY)
+            for _ in range(int(EVERY / LOOK)):
+                await asyncio.sleep(LOOK)
+                self._glanced = await self._node.sync.reshowing.foreign_lapse(self._glanced)
 
     async def round(self) -> None:
         """One of them."""

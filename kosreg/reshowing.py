@@ -69,6 +69,26 @@ class Reshowing:
             self._run("names", self._settle_names())
         return now
 
+    async def foreign_lapse(self, since: int) -> int:
+        """The same for what others say, every few seconds: nothing but what has lapsed is looked at. (Of own entries
+        the round renews first what somebody stands behind.)"""
+        sync, catalog = self._sync, self._catalog
+        now = sync.wall_ms()
+        if now < since:
+            self.trust_changed()
+            return now
+        ended = sync.replica.ended(since, now)
+        for number, (key, kind, uid) in enumerate(ended, 1):
+            held = catalog.claim(uid, did(key))
+            if isinstance(held, ForeignService):
+                if kind == "status":
+                    sync.show_status(held, now, None)
+                elif kind == "service":
+                    self._show(key, uid, now)
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+        return now
+
     async def _settle_names(self) -> None:
         """Proofs may have ended."""
         now = self._sync.wall_ms()

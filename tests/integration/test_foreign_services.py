@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from crdt.entry import MAX_LIFE_MS
 from federation.identity import NodeKey
 from kosreg.node import Node
 from kosreg.owner_proof import make_proof
@@ -296,6 +297,31 @@ async def test_what_its_node_lets_lapse_is_shown_no_more(tmp_path: Path) -> None
         assert (event["event"], event["service"]["id"]) == ("deregistered", "short")
         assert list(await ids(client)) == ["long"]
         await client.close()
+
+
+async def test_what_lapses_is_shown_no_more_within_seconds(node: Node, bob: Client) -> None:
+    async with bob.ws(f"?origin={A.did}") as socket:
+        assert (await socket.receive_json(timeout=5))["op"] == "snapshot"
+        await feed(node.sync, A.service("long"), A.entry("status", "long", {"status": "offline"}, life=1500))
+        await feed(node.sync, A.service("short", life=1500))
+        seen: list[tuple[str, str]] = []
+        while len(seen) < 4:
+            frame = await socket.receive_json(timeout=10)
+            if frame["op"] == "event":
+                seen.append((frame["event"], frame["service"]["id"]))
+    assert sorted(seen[:2]) == [("registered", "long"), ("registered", "short")]
+    assert sorted(seen[2:]) == [("active", "long"), ("deregistered", "short")]
+    assert list(await ids(bob)) == ["long"]
+
+
+async def test_a_clock_that_is_put_right_shows_again_what_had_lapsed_by_it(node: Node, bob: Client) -> None:
+    await feed(node.sync, A.service("a"))
+    wall_ms = node.sync.wall_ms
+    node.sync.wall_ms = lambda: wall_ms() + 2 * MAX_LIFE_MS
+    await until(lambda: node.catalog.get("a") is None)
+    node.sync.wall_ms = wall_ms
+    await until(lambda: node.catalog.get("a") is not None)
+    assert list(await ids(bob)) == ["a"]
 
 
 async def test_trust_that_ends_hides_and_comes_back(node: Node, bob: Client) -> None:

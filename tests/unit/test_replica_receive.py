@@ -3,12 +3,13 @@
 import pytest
 
 from crdt.entry import DAY_MS, MAX_LIFE_MS, MAX_LIFE_TRUST_MS, Class, Entry
+from crdt.lww_map import LWWMap
 from crdt.stamp import OWN_MAX, STAMP_MAX
 from federation import replica as engine
 from federation.cose import fact_of, verify_entry
 from federation.identity import NodeKey
 from federation.replica import Alert, Changed, Fault, Persist, Refused, Replica, Statement
-from tests.unit.replicas import BODY, KEY, NOW, PEER, foreign, received, say, spoilt, started
+from tests.unit.replicas import BODY, KEY, NOW, PEER, ROOT, foreign, received, say, spoilt, started
 
 
 @pytest.fixture
@@ -145,6 +146,39 @@ def test_unknown_kinds_from_outside_are_held_and_not_told() -> None:
     assert isinstance(persist, Persist)
     assert replica.persisted(persist) == []
     assert replica.map.get(entry.key) == entry
+
+
+def test_what_others_let_lapse_is_found_without_reading_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = started()
+    say(replica, name="own")
+    end = NOW + 1000
+    for entry in (
+        foreign(name="a", valid_until=end),
+        foreign(name="b", valid_until=end + 1),
+        foreign(name="c", kind="status", valid_until=end),
+        foreign(name="d", body=None, valid_until=end),
+        foreign(name="e", cls=Class.INTERNAL, root=ROOT, valid_until=end),
+        foreign(name="f", valid_until=end),
+        foreign(name="f", stamp=(NOW << 16) + 1),
+        *(foreign(name=f"long {number}") for number in range(100)),
+    ):
+        received(replica, entry, NOW)
+    assert replica.ended(NOW, NOW) == []
+    monkeypatch.setattr(LWWMap, "__iter__", lambda self: pytest.fail("it reads the whole map"))
+    assert replica.ended(NOW, end - 1) == []
+    ended = replica.ended(end - 1, end)
+    assert sorted((kind, name) for _, kind, name in ended) == [("service", "a"), ("service", "e"), ("status", "c")]
+    assert replica.ended(end, end + 1) == [(PEER.public, "service", "b")]
+    far = [(origin, name) for origin, _, name in replica.ended(end + 1, NOW + 2 * MAX_LIFE_MS)]
+    assert len(far) == 101
+    assert (KEY.public, "own") not in far, "of its own entries the node renews first what it stands behind"
+
+
+def test_a_node_that_holds_nothing_of_others_does_without_ordered_sets() -> None:
+    replica = started()
+    say(replica)
+    assert replica.ended(NOW, NOW + 2 * MAX_LIFE_MS) == []
+    assert replica._holdings is None
 
 
 def test_purge_drops_what_others_let_lapse() -> None:
