@@ -13,35 +13,26 @@ whoever runs the mesh can let others run in between; `backlog` says how much a p
 read from it meanwhile.
 """
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 from crdt.entry import Class, Entry
-from crdt.reconcile import ReconcileError
 from federation import messages
 from federation.broadcast import Broadcast
-from federation.cose import entry_id, verify_entry
 from federation.effects import Close, Effect, Landed, Lane, Send, Store, Verify
+from federation.judge import SLICE, Judge, Spoilt
 from federation.messages import Entries, Message, Ping, Pong, Round
 from federation.pair import Pair, View
 from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, is_later_tree, tree_of
 from federation.reconciler import LIMITS, Answered, Asked
-from federation.replica import Alert, Fault, Persist, Refused, Replica
+from federation.replica import Persist, Replica
+from federation.turns import Turns, Work
 
 PING_MS: Final = 5_000
 STRIKES: Final = 3  # pings in a row that find a difference, before the first of the two reconciles
 LATE_STRIKES: Final = 5  # … before the other does, where the first has not
-SLICE: Final = 24  # entries looked at in one slice: about half a millisecond, the signatures apart
 WAITING: Final = 64  # entries that a message which waits counts as: one of a session may have 64 KiB
-CHUNK: Final = 96  # entries whose signatures are checked at once: some 5 ms of another core
-
-_Work = Generator[list[Effect], None, None]
-
-
-class _Spoilt(Exception):
-    """An entry of a message is the relay's fault: none of the message is taken."""
 
 
 class Beliefs(Protocol):
@@ -69,11 +60,8 @@ class Mesh:
         self.trust = trust
         self.pairs: dict[bytes, Pair] = {}
         self._broadcast = Broadcast()
-        self._work: dict[bytes, deque[_Work]] = {}  # by peer; whose turn it is stands first
-        self._verifying: dict[bytes, Verify] = {}  # what is being checked elsewhere, by peer
-        self._paused: set[bytes] = set()  # peers whose work can only go on with the verdicts
-        self._verdicts: dict[bytes, list[bool]] = {}
-        self._landing: dict[bytes, Entry] = {}  # by id: verified and not merged yet
+        self._turns = Turns()
+        self._judge = Judge(replica, self._turns)
         self._trust_seen = -1
         for entry in replica.map:
             trust.learn(entry)
@@ -102,11 +90,7 @@ class Mesh:
         """The link to `peer` is gone, and with it all that was under way."""
         if self.pairs.pop(peer, None) is not None:
             self._broadcast.closed(peer)
-            self._verifying.pop(peer, None)
-            self._paused.discard(peer)
-            self._verdicts.pop(peer, None)
-            for work in self._work.pop(peer, ()):
-                work.close()
+            self._turns.closed(peer)
         return []
 
     def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]:
@@ -148,11 +132,11 @@ class Mesh:
                 if entry.kind == "cert":
                     self.trust.learn(entry)
             parts.append((newest, source))
-        if not self.pairs and not self._landing:
+        if not self.pairs and not self._judge.landing:
             return []
         for entries, _ in landed:
             for entry in entries:
-                self._landing.pop(entry.id, None)
+                self._judge.landed(entry)
                 self._broadcast.came(entry.id)
         effects = self.trust_changed(now_ms)
         made: dict[tuple[bytes, ...], list[Message]] = {}  # most peers are told the same, which is then encoded once
@@ -173,7 +157,7 @@ class Mesh:
     def failed(self, entries: Iterable[Entry]) -> None:
         """`entries` did not get onto the disk: they are as unknown as before."""
         for entry in entries:
-            self._landing.pop(entry.id, None)
+            self._judge.landed(entry)
 
     def trust_changed(self, now_ms: int) -> list[Effect]:
         """See whether trust says something else than before, and tell the peers what is open now."""
@@ -190,7 +174,7 @@ class Mesh:
         effects = self.trust_changed(now_ms)
         for peer, ids in self._broadcast.overdue(now_ms).items():
             pair = self.pairs.get(peer)
-            ids = [identity for identity in ids if pair is not None and not self._is_known(pair, identity)]
+            ids = [identity for identity in ids if pair is not None and not self._judge.is_known(pair, identity)]
             if pair is not None and ids:
                 effects += pair.graft(ids, now_ms)
         for pair in self.pairs.values():
@@ -207,44 +191,22 @@ class Mesh:
 
     def work(self, now_ms: int) -> list[Effect]:
         """Does one slice of what waits, about a millisecond; see `busy`. The peers take turns."""
-        while waiting := [peer for peer in self._work if peer not in self._paused]:
-            peer, queue = waiting[0], self._work[waiting[0]]
-            try:
-                effects = next(queue[0])
-            except StopIteration:
-                queue.popleft()
-                effects = []
-            except ReconcileError as error:
-                return [Close(peer, "malformed", str(error))]
-            del self._work[peer]
-            if queue:
-                self._work[peer] = queue  # behind the others
-            if effects and isinstance(effects[-1], Verify):
-                self._verifying[peer] = effects[-1]
-            if effects or queue:
-                return effects
-        return []
+        return self._turns.next()
 
     def verified(self, asked: Verify, verdicts: list[bool]) -> None:
         """Which signatures of `asked` hold, in its order: `work` goes on with what came from this peer."""
-        if self._verifying.get(asked.peer) is asked:  # not so where the link has closed meanwhile
-            del self._verifying[asked.peer]
-            self._paused.discard(asked.peer)
-            self._verdicts[asked.peer] = verdicts
-
-    def _later(self, pair: Pair, work: _Work) -> None:
-        self._work.setdefault(pair.peer, deque()).append(work)
+        self._turns.verified(asked, verdicts)
 
     @property
     def busy(self) -> bool:
         """Whether `work` has something to do."""
-        return len(self._work) > len(self._paused)
+        return self._turns.busy
 
     def backlog(self, peer: bytes) -> int:
         """Entries from `peer` that wait to be judged, and messages that wait for their turn, each as `WAITING` entries:
         while there are many, no more should be read from it."""
         pair = self.pairs.get(peer)
-        return 0 if pair is None else pair.judging + WAITING * len(self._work.get(peer, ()))
+        return 0 if pair is None else pair.judging + WAITING * self._turns.waiting(peer)
 
     def view(self, peer: bytes, now_ms: int) -> View | None:
         """What `peers list` shows of a link; None where there is none."""
@@ -290,99 +252,19 @@ class Mesh:
         if said is None:
             return [_malformed(pair, "entries")]
         pair.judging += len(said.raws)
-        if len(said.raws) <= SLICE and pair.peer not in self._work:  # news: at once
-            return [effect for effects in self._judge(pair, said, now_ms, here=True) for effect in effects]
-        self._later(pair, self._judge(pair, said, now_ms, here=False))
+        if len(said.raws) <= SLICE and not self._turns.waiting(pair.peer):  # news: at once
+            return [effect for effects in self._take(pair, said, now_ms, here=True) for effect in effects]
+        self._turns.later(pair.peer, self._take(pair, said, now_ms, here=False))
         return []
 
-    def _judge(self, pair: Pair, said: Entries, now_ms: int, *, here: bool) -> _Work:
-        """Looks at the entries of one message; they are taken all together, or, where one is spoilt, not at all.
-
-        `here`: signatures are checked at once, else by who is told to (`Verify`).
-        """
-        taken: list[Entry] = []
-        stale: set[Tree] = set()  # of what came twice
-        checked: list[Entry] = []  # whose signatures are being checked elsewhere
-        left = len(said.raws)
-        whole = False
+    def _take(self, pair: Pair, said: Entries, now_ms: int, *, here: bool) -> Work:
+        """Takes the entries of one message all together, or, where one is spoilt, not at all."""
         try:
-            for start in range(0, len(said.raws), CHUNK):
-                effects: list[Effect] = []
-                some: list[Entry] = []
-                for number, raw in enumerate(said.raws[start : start + CHUNK], 1):
-                    if (held := self._examine(pair, raw, some, effects, now_ms)) is not None and said.news:
-                        stale.add(cast(Tree, tree_of(held)))
-                    if number % SLICE == 0:
-                        yield effects
-                        effects = []
-                if here:
-                    self._accept(pair, some, [verify_entry(entry) for entry in some], taken, effects, now_ms)
-                else:  # these are verified while the next are looked at
-                    yield from self._verified_by_now(pair, checked, taken, now_ms)
-                    if some:
-                        yield [Verify(pair.peer, tuple(some))]
-                    checked = some
-                done = min(CHUNK, len(said.raws) - start)
-                pair.judging -= done
-                left -= done
-                yield effects
-            yield from self._verified_by_now(pair, checked, taken, now_ms)
-            effects, whole = self._judged(pair, said, taken, stale, now_ms), True
-        except _Spoilt as spoilt:
-            effects = [Close(pair.peer, "bad-entry", str(spoilt))]
-        finally:  # also where the link closes in the middle
-            pair.judging -= left
-            if not whole:
-                self.replica.failed(Persist(tuple(taken), now_ms))
-                self.failed(taken)
-        yield effects
-
-    def _verified_by_now(self, pair: Pair, some: list[Entry], taken: list[Entry], now_ms: int) -> _Work:
-        """Waits for the verdicts about `some`, and accepts what is good. Raises _Spoilt."""
-        if not some:
-            return
-        if pair.peer in self._verifying:
-            self._paused.add(pair.peer)
-            yield []
-        effects: list[Effect] = []
-        self._accept(pair, some, self._verdicts.pop(pair.peer), taken, effects, now_ms)
-        yield effects
-
-    def _accept(
-        self,
-        pair: Pair,
-        some: list[Entry],
-        verdicts: list[bool],
-        taken: list[Entry],
-        effects: list[Effect],
-        now_ms: int,
-    ) -> None:
-        for entry, verdict in zip(some, verdicts, strict=True):
-            self._took(pair, self.replica.accept(entry, verdict, now_ms), taken, effects)
-
-    def _examine(self, pair: Pair, raw: bytes, some: list[Entry], effects: list[Effect], now_ms: int) -> Entry | None:
-        """What is known already is returned; what must be verified goes into `some`. Raises _Spoilt."""
-        identity = entry_id(raw)
-        if identity is not None and (held := self._known(pair, identity)) is not None:
-            return held
-        found = self.replica.examine(raw, now_ms, pair.may_come)
-        if isinstance(found, Entry):
-            some.append(found)
+            taken, stale = yield from self._judge.judge(pair, said, now_ms, here=here)
+        except Spoilt as spoilt:
+            yield [Close(pair.peer, "bad-entry", str(spoilt))]
         else:
-            self._took(pair, found, [], effects)
-        return None
-
-    def _took(self, pair: Pair, judged: Iterable[object], taken: list[Entry], effects: list[Effect]) -> None:
-        for effect in judged:
-            if isinstance(effect, Persist):
-                taken += effect.entries
-                self._landing.update((entry.id, entry) for entry in effect.entries)
-            elif isinstance(effect, Refused):
-                pair.refused[effect.reason] += 1
-                if effect.fault is Fault.RELAY:
-                    raise _Spoilt(effect.reason)
-            elif isinstance(effect, Alert):
-                effects.append(effect)
+            yield self._judged(pair, said, taken, stale, now_ms)
 
     def _judged(self, pair: Pair, said: Entries, taken: list[Entry], stale: set[Tree], now_ms: int) -> list[Effect]:
         """What follows from a message whose entries were all looked at."""
@@ -400,14 +282,6 @@ class Mesh:
         if taken:
             effects.append(Store(Persist(tuple(taken), now_ms), pair.peer))
         return [*effects, *self._settle(pair, now_ms)]
-
-    def _known(self, pair: Pair, identity: bytes) -> Entry | None:
-        """What is known under an id, as far as `pair` may learn that it is: what lies outside is as good as unknown."""
-        entry = self.replica.holdings.by_id.get(identity) or self._landing.get(identity)
-        return entry if entry is not None and pair.may_hold(entry) else None
-
-    def _is_known(self, pair: Pair, identity: bytes) -> bool:
-        return self._known(pair, identity) is not None
 
     def _push(
         self, pair: Pair, news: Iterable[Entry], made: dict[tuple[bytes, ...], list[Message]]
@@ -432,7 +306,7 @@ class Mesh:
         some = messages.parse_ids(message)
         if some is None:
             return [_malformed(pair, "ihave")]
-        self._broadcast.announced(pair.peer, some, partial(self._is_known, pair), now_ms)
+        self._broadcast.announced(pair.peer, some, partial(self._judge.is_known, pair), now_ms)
         return []
 
     def _on_want(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
@@ -477,9 +351,9 @@ class Mesh:
         size = holdings.count(tree, opening.both)
         held = holdings.snapshot(tree, opening.both)
         work = pair.reconciler.begin(tree, pair.next_number(), held, size, now_ms)
-        self._later(pair, self._ask(pair, work, now_ms))
+        self._turns.later(pair.peer, self._ask(pair, work, now_ms))
 
-    def _ask(self, pair: Pair, work: Asked, now_ms: int) -> _Work:
+    def _ask(self, pair: Pair, work: Asked, now_ms: int) -> Work:
         """One step of a session of ours: what was found is asked for or sent at once."""
         while True:
             try:
@@ -492,7 +366,7 @@ class Mesh:
                 return
             have = found.have
             pair.haves.extend(have)
-            need = [identity for identity in found.need if not self._is_known(pair, identity)]
+            need = [identity for identity in found.need if not self._judge.is_known(pair, identity)]
             pair.want(need)
             pair.expected += len(need)
             pair.differing += len(have) + len(need)
@@ -513,9 +387,9 @@ class Mesh:
             if not pair.first:
                 pair.expected = max(pair.expected, said.size - size + pair.received)
             held = holdings.snapshot(said.tree, opening.both)
-            self._later(pair, _answer(pair, said, opening.both, pair.reconciler.answer(said, held, size)))
+            self._turns.later(pair.peer, _answer(pair, said, opening.both, pair.reconciler.answer(said, held, size)))
         else:
-            self._later(pair, self._ask(pair, pair.reconciler.hear(said, size, now_ms), now_ms))
+            self._turns.later(pair.peer, self._ask(pair, pair.reconciler.hear(said, size, now_ms), now_ms))
         return []
 
     def _settle(self, pair: Pair, now_ms: int) -> list[Effect]:
@@ -587,7 +461,7 @@ class Mesh:
         return []
 
 
-def _answer(pair: Pair, said: Round, both: frozenset[bytes], work: Answered) -> _Work:
+def _answer(pair: Pair, said: Round, both: frozenset[bytes], work: Answered) -> Work:
     """Answers `said` over what was open then (`both`). Where less is open by the time, it is not said any more."""
     while True:
         try:

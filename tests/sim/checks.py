@@ -252,9 +252,9 @@ def _is_bounded(node: SimNode) -> None:
     process = node.process
     assert process is not None
     waiting = {
-        "landing": len(process.mesh._landing),
+        "landing": len(process.mesh._judge.landing),
         "flight": len(process.replica._flight),
-        "work": len(process.mesh._work),
+        "work": process.mesh._turns.peers,
         "missing": len(process.mesh._broadcast._missing),
     }
     if any(waiting.values()):

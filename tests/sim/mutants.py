@@ -80,9 +80,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the known-id rule: an entry is known before its signature was checked",
-        "federation/mesh.py",
+        "federation/judge.py",
         "            some.append(found)",
-        "            some.append(found)\n            self._landing[found.id] = found",
+        "            some.append(found)\n            self.landing[found.id] = found",
     ),
     Mutant(
         "the known-id rule: what failed to get onto the disk stays known",

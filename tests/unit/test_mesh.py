@@ -270,7 +270,7 @@ def test_duplicates_cost_no_signature_check(monkeypatch: pytest.MonkeyPatch) -> 
         checked.append(entry)
         return verify_entry(entry)
 
-    monkeypatch.setattr("federation.mesh.verify_entry", check)
+    monkeypatch.setattr("federation.judge.verify_entry", check)
     for _ in range(3):
         net.do(b, b.mesh.received(a.key.public, messages.pushes([entry])[0], net.now))
     assert checked == []

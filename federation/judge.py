@@ -1,0 +1,131 @@
+"""What becomes of the entries in a message: known ids are passed by, then each is examined (partition, lapse), then its
+signature is checked, and what is good lands, all of a message or nothing of it. No I/O, no clock."""
+
+from collections.abc import Generator, Iterable
+from typing import Final, cast
+
+from crdt.entry import Entry
+from federation.cose import entry_id, verify_entry
+from federation.effects import Effect, Verify
+from federation.messages import Entries
+from federation.pair import Pair
+from federation.partitions import Tree, tree_of
+from federation.replica import Alert, Fault, Persist, Refused, Replica
+from federation.turns import Turns, Work
+
+SLICE: Final = 24  # entries looked at in one slice: about half a millisecond, the signatures apart
+CHUNK: Final = 96  # entries whose signatures are checked at once: some 5 ms of another core
+
+
+class Spoilt(Exception):
+    """An entry of a message is the relay's fault: none of the message is taken."""
+
+
+class Judge:
+    """`landing`: what was verified and is not merged yet, by id."""
+
+    def __init__(self, replica: Replica, turns: Turns) -> None:
+        self.replica = replica
+        self.landing: dict[bytes, Entry] = {}
+        self._turns = turns
+
+    def known(self, pair: Pair, identity: bytes) -> Entry | None:
+        """What is known under an id, as far as `pair` may learn that it is: what lies outside is as good as unknown."""
+        entry = self.replica.holdings.by_id.get(identity) or self.landing.get(identity)
+        return entry if entry is not None and pair.may_hold(entry) else None
+
+    def is_known(self, pair: Pair, identity: bytes) -> bool:
+        """Whether `known` finds something."""
+        return self.known(pair, identity) is not None
+
+    def landed(self, entry: Entry) -> None:
+        """`entry` is merged, or did not get onto the disk."""
+        self.landing.pop(entry.id, None)
+
+    def judge(
+        self, pair: Pair, said: Entries, now_ms: int, *, here: bool
+    ) -> Generator[list[Effect], None, tuple[list[Entry], set[Tree]]]:
+        """Looks at the entries of one message, slice by slice: what is taken, and the trees of news that came twice.
+        Raises Spoilt, and then nothing is taken.
+
+        `here`: signatures are checked at once, else by who is told to (`Verify`).
+        """
+        taken: list[Entry] = []
+        stale: set[Tree] = set()
+        checked: list[Entry] = []  # whose signatures are being checked elsewhere
+        left = len(said.raws)
+        whole = False
+        try:
+            for start in range(0, len(said.raws), CHUNK):
+                effects: list[Effect] = []
+                some: list[Entry] = []
+                for number, raw in enumerate(said.raws[start : start + CHUNK], 1):
+                    if (held := self._examine(pair, raw, some, effects, now_ms)) is not None and said.news:
+                        stale.add(cast(Tree, tree_of(held)))
+                    if number % SLICE == 0:
+                        yield effects
+                        effects = []
+                if here:
+                    self._accept(pair, some, [verify_entry(entry) for entry in some], taken, effects, now_ms)
+                else:  # these are verified while the next are looked at
+                    yield from self._verified_by_now(pair, checked, taken, now_ms)
+                    if some:
+                        yield [Verify(pair.peer, tuple(some))]
+                    checked = some
+                done = min(CHUNK, len(said.raws) - start)
+                pair.judging -= done
+                left -= done
+                yield effects
+            yield from self._verified_by_now(pair, checked, taken, now_ms)
+            whole = True
+        finally:  # also where the link closes in the middle
+            pair.judging -= left
+            if not whole:
+                self.replica.failed(Persist(tuple(taken), now_ms))
+                for entry in taken:
+                    self.landed(entry)
+        return taken, stale
+
+    def _verified_by_now(self, pair: Pair, some: list[Entry], taken: list[Entry], now_ms: int) -> Work:
+        """Waits for the verdicts about `some`, and accepts what is good. Raises Spoilt."""
+        if some:
+            verdicts = yield from self._turns.verdicts(pair.peer)
+            effects: list[Effect] = []
+            self._accept(pair, some, verdicts, taken, effects, now_ms)
+            yield effects
+
+    def _accept(
+        self,
+        pair: Pair,
+        some: list[Entry],
+        verdicts: list[bool],
+        taken: list[Entry],
+        effects: list[Effect],
+        now_ms: int,
+    ) -> None:
+        for entry, verdict in zip(some, verdicts, strict=True):
+            self._took(pair, self.replica.accept(entry, verdict, now_ms), taken, effects)
+
+    def _examine(self, pair: Pair, raw: bytes, some: list[Entry], effects: list[Effect], now_ms: int) -> Entry | None:
+        """What is known already is returned; what must be verified goes into `some`. Raises Spoilt."""
+        identity = entry_id(raw)
+        if identity is not None and (held := self.known(pair, identity)) is not None:
+            return held
+        found = self.replica.examine(raw, now_ms, pair.may_come)
+        if isinstance(found, Entry):
+            some.append(found)
+        else:
+            self._took(pair, found, [], effects)
+        return None
+
+    def _took(self, pair: Pair, judged: Iterable[object], taken: list[Entry], effects: list[Effect]) -> None:
+        for effect in judged:
+            if isinstance(effect, Persist):
+                taken += effect.entries
+                self.landing.update((entry.id, entry) for entry in effect.entries)
+            elif isinstance(effect, Refused):
+                pair.refused[effect.reason] += 1
+                if effect.fault is Fault.RELAY:
+                    raise Spoilt(effect.reason)
+            elif isinstance(effect, Alert):
+                effects.append(effect)
