@@ -81,6 +81,15 @@ def candidate(claim: Service) -> dict[str, Any]:
     return {"origin": claim.origin, "owner": claim.owner, "name": claim.name, "address": f"{claim.uid}@{claim.origin}"}
 
 
+def held_back(uid: str, origins: Iterable[str]) -> str:
+    """Of a service that is held and not shown, for admins. `origins`: DIDs."""
+    return (
+        f"{uid} is held of {', '.join(origins)}, and not shown: the types and tags that are believed of its origin "
+        "leave it out. `kosreg peers show` tells them and `kosreg peers trust` sets others; those of a certificate are "
+        "set by its root."
+    )
+
+
 def replaced(before: Service) -> dict[str, str]:
     """What a record replaced, as long as the journal remembers it."""
     return {"updated": rfc3339(before.updated), "visibility": NAME_OF[before.cls]}

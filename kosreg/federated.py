@@ -23,6 +23,7 @@ from federation.mesh import Mesh
 from federation.peer_node import LinkEvent, PeerNode
 from federation.replica import Alert
 from federation.trust import Role, Trust
+from kosreg.foreign import labels
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.members import Members
 from kosreg.membership import Membership
@@ -44,6 +45,20 @@ def admitting(trust: Trust, wall_ms: Callable[[], int]) -> Callable[[Entry], boo
         return trust.admits(entry.origin, entry.cls, entry.root, entry.kind, wall_ms())
 
     return admits
+
+
+def showing(trust: Trust, wall_ms: Callable[[], int]) -> Callable[[Entry], bool]:
+    """Whether a service of somebody else, which is held, may be shown now: the types and tags of scopes say so."""
+
+    def shows(entry: Entry) -> bool:
+        now = wall_ms()
+        if trust.shows(entry.origin, entry.cls, entry.root, "", frozenset(), now):
+            return True  # whatever it says: nearly all, and no body need be read for it
+        if not trust.admits(entry.origin, entry.cls, entry.root, entry.kind, now):
+            return False
+        return trust.shows(entry.origin, entry.cls, entry.root, *labels(entry), now)
+
+    return shows
 
 
 class Federation:
@@ -99,7 +114,7 @@ class Federation:
         self.peer_node.on_event = _log_event
         self.peer_node.on_alert = _log_alert
         self.sync.on_merged = self._merged
-        self.sync.shows = admitting(self.trust, self._wall_ms)
+        self.sync.shows = showing(self.trust, self._wall_ms)
 
     async def start(self) -> None:
         """Listen and dial. Raises OSError where the address is taken."""

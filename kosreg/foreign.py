@@ -113,6 +113,15 @@ def service_of(entry: Entry, origin: str, seq: int = 0) -> ForeignService | None
         return None
 
 
+def labels(entry: Entry) -> tuple[str, frozenset[str]]:
+    """The type and the tags of the record that `entry` says: what scopes go by. Nothing where they cannot be read."""
+    said = fact_of(entry).body if entry.body is None else entry.body
+    body = said if isinstance(said, dict) else {}
+    kind, tags = body.get("type"), body.get("tags")
+    words = frozenset(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else frozenset[str]()
+    return kind if isinstance(kind, str) else "", words
+
+
 def set_status(service: ForeignService, entry: Entry | None) -> None:
     """Set the status of `service` to what the `status` entry of its node says: active where there is none, or where it
     says nothing that can be read."""

@@ -23,7 +23,7 @@ from federation.identity import DidError, parse_did
 from federation.replica import Statement
 from kosreg.auth import Caller, covers
 from kosreg.catalog import Catalog
-from kosreg.explain import candidate, claims_on, hidden_from, named_by, replaced, shown_because, told
+from kosreg.explain import candidate, claims_on, held_back, hidden_from, named_by, replaced, shown_because, told
 from kosreg.foreign import did
 from kosreg.journal import Change
 from kosreg.klp_registry_sync import RegistrySync
@@ -516,8 +516,14 @@ class Registry:
     # -- what is known of one service ----------------------------------------------------------------------------
 
     def explain(self, caller: Caller, uid: str) -> dict[str, Any]:
-        """Why `uid` is shown as it is: who signed it, when it came, what it replaced, from whom it is hidden."""
-        service = self.get(caller, uid)
+        """Why `uid` is shown as it is: who signed it, when it came, what it replaced, from whom it is hidden. Raises
+        Problem as `get` does; an admin is told of what is held and not shown."""
+        try:
+            service = self.get(caller, uid)
+        except Problem as problem:
+            if problem.slug == "not-found" and caller.admin and (origins := self._held_back(uid)):
+                raise Problem.of("not-found", held_back(uid, origins)) from None
+            raise
         uid = service.uid
         viewer = self.viewer(caller)
         story = told(service, self._entry(service), self.peer_name)
@@ -533,6 +539,21 @@ class Registry:
         if viewer.admin or viewer.owns(service):
             story["hidden_from"] = hidden_from(service, self.sync.root)
         return story
+
+    def _held_back(self, uid: str) -> list[str]:
+        """The DIDs of other nodes whose record `uid` is believed and, by its type and tags, not shown."""
+        bare, _, origin = uid.partition("@")
+        entries = [
+            entry
+            for key in list(self.sync.replica.map.origins)
+            if key != self.sync.replica.origin and origin in ("", did(key))
+            if (entry := self.sync.replica.map.view(key, "service", bare, self._wall_ms())) is not None
+        ]
+        return [
+            did(entry.origin)
+            for entry in entries
+            if self.admits(entry.origin, entry.cls, entry.root, entry.kind) and not self.sync.shows(entry)
+        ]
 
     def _replaced_by(self, service: Service) -> Service | None:
         """What was shown before the record of `service`, as far as the journal remembers."""

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from crdt.entry import MAX_LIFE_MS
+from crdt.entry import MAX_LIFE_MS, Class
 from federation.identity import NodeKey
+from federation.trust import Anchor, Role, Scope
 from kosreg.node import Node
 from kosreg.owner_proof import make_proof
 from kosreg.record import proof_text
+from kosreg.store import TrustChange
 from kosreg.times import now_ms
 from tests.foreign import Origin, believe, feed
 from tests.harness import Client, client_of, running_node, until
@@ -336,6 +338,57 @@ async def test_trust_that_ends_hides_and_comes_back(node: Node, bob: Client) -> 
     node.sync.reshowing.trust_changed()
     await node.sync.reshowing.settled()
     assert list(await ids(bob)) == ["a", "a2", "b"]
+
+
+async def limited(node: Node, origin: Origin, scope: Scope) -> None:
+    """The admin of `node` trusts `origin` in this much, from now on."""
+    anchor = Anchor(origin.key.public, Role.PEER, scope=scope)
+    await node.store.write_trust(TrustChange(anchors=[anchor]))
+    node.trust.put(anchor)
+    node.federation.trust_changed()
+    await node.sync.reshowing.settled()
+
+
+async def test_types_and_tags_of_a_scope_say_what_is_shown_and_all_is_held(node: Node, bob: Client) -> None:
+    public = frozenset({Class.PUBLIC})
+    await feed(
+        node.sync, A.service("tool", type="tool"), A.service("agent"), A.service("tagged", tags=["x", "y"]),
+        B.service("other"),
+    )  # fmt: skip
+    assert list(await ids(bob)) == ["agent", "other", "tagged", "tool"]
+    await limited(node, A, Scope(public, types=("tool",)))
+    assert list(await ids(bob)) == ["other", "tool"]
+    assert node.replica.map.count(A.key.public) == 3
+    await feed(node.sync, A.service("agent"), A.service("tool", type="agent"), A.service("tool-2", type="tool"))
+    assert list(await ids(bob)) == ["other", "tool-2"], "what comes is judged as well, and what becomes another type"
+    await limited(node, A, Scope(public, tags=("y", "z")))
+    assert list(await ids(bob)) == ["other", "tagged"]
+    await limited(node, A, Scope(public))
+    assert list(await ids(bob)) == ["agent", "other", "tagged", "tool", "tool-2"]
+
+
+async def test_a_scope_narrows_after_a_start_as_well(tmp_path: Path) -> None:
+    async with running_node(tmp_path / "n") as node:
+        await believe(node, A)
+        await feed(node.sync, A.service("tool", type="tool"), A.service("agent"))
+        await limited(node, A, Scope(types=("tool",)))
+    async with running_node(tmp_path / "n") as node:
+        assert node.catalog.get("tool") is not None
+        assert node.catalog.get("agent") is None
+
+
+async def test_explain_tells_admins_alone_what_a_scope_leaves_out(node: Node, bob: Client) -> None:
+    await feed(node.sync, A.service("agent"))
+    await limited(node, A, Scope(types=("tool",)))
+    admin = await client_of(node)
+    for uid in ("agent", f"agent@{A.did}"):
+        status, problem, _ = await admin.get(f"/api/services/{uid}/explain")
+        assert status == 404
+        assert f"is held of {A.did}, and not shown" in problem["detail"]
+        status, told, _ = await bob.get(f"/api/services/{uid}/explain")
+        assert status == 404
+        assert "held" not in told["detail"]
+    await admin.close()
 
 
 async def test_explain_says_whence_it_came(node: Node) -> None:
