@@ -3,6 +3,7 @@ others let lapse is hidden within seconds.
 
 - A service is renewed if it has beaten since the start; one that nobody beats (`ttl` 0) if this node has heard from a
   peer since then, or has none: who wakes up with a year-old disk must not keep alive what was deleted elsewhere.
+  Without peers that is so, too, where its entry lapsed while the node was off.
 - What others let lapse is dropped a day later, and so are tokens that expired, but not within an hour of a jump of the
   wall clock: a clock that is wrong for a minute would empty the map.
 """
@@ -99,6 +100,8 @@ class Maintenance:
                 await asyncio.sleep(0)
         for uid in late:
             await self._node.sync.turn(uid)
+        if any(self._node.catalog.own(uid) is None for uid in late):
+            self._node.sync.reshowing.trust_changed()  # it looks for what may be shown and is not
         return done
 
     def _somebody_stands_behind(self, entry: Entry) -> bool:
@@ -108,10 +111,22 @@ class Maintenance:
             return True
         service = self._node.catalog.own(entry.name)
         if service is None:
-            return False
+            return not self._node.federation.has_peers() and self._slept(entry)
         if service.ttl > 0:
             return bool(service.beat_ms)  # nobody has beaten since the start: it may be a ghost
         return self._heard or not self._node.federation.has_peers()
+
+    def _slept(self, entry: Entry) -> bool:
+        """Whether it is of a service that nobody beats, and lapsed only because this node was off for a month."""
+        now = now_ms()
+        if entry.valid_until > now:
+            return False  # it is not shown for another reason
+        sync = self._node.sync
+        for held in sync.replica.map.group(entry.origin, "service", entry.name):
+            if held.live:
+                service = sync.service_of(held, now, 0)
+                return service is not None and service.ttl == 0
+        return False
 
     async def _purge(self) -> None:
         replica = self._node.replica
