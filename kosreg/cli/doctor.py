@@ -24,8 +24,10 @@ from kosreg.client.errors import ApiError, CannotRead, ClientError
 
 if TYPE_CHECKING:
     from federation.identity import NodeKey
+    from kosreg.audit import Fault
     from kosreg.config import Settings
     from kosreg.listen import Listen
+    from kosreg.store import Store
 
 State = Literal["good", "note", "bad"]
 
@@ -252,6 +254,7 @@ async def check_store(known: Examination) -> AsyncIterator[Finding]:
         store = await Store.open(url, known.key.public, known.key.derive("store"), readonly=True)
         try:
             damages = await store.verify()
+            broken = [] if damages else await _broken_chain(store, known.key.public)
         finally:
             await store.close()
     except StoreError as error:
@@ -262,8 +265,21 @@ async def check_store(known: Examination) -> AsyncIterator[Finding]:
         yield Finding("store", "bad", f"damaged at {place}: {damage.what}", "stop the node and restore a backup")
     if len(damages) > 20:
         yield Finding("store", "bad", f"and {len(damages) - 20} more places", "stop the node and restore a backup")
-    if not damages:
+    for fault in broken[:20]:
+        what = f"the audit log is not what was written: {fault}"
+        yield Finding("store", "bad", what, "compare it with a backup: somebody changed it, or the disk did")
+    if not damages and not broken:
         yield Finding("store", "good", f"{file} is sound ({size // 1024} KiB)")
+
+
+async def _broken_chain(store: Store, node: bytes) -> list[Fault]:
+    """What is wrong with the chain of audit records. Looked at twice, since the node may write one meanwhile."""
+    from kosreg.audit import faults
+
+    for _ in range(2):
+        if not (found := [fault async for fault in faults(store, node)]):
+            return []
+    return found
 
 
 def _size(path: Path) -> int | None:

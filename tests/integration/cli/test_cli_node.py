@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from federation.identity import load_or_create
+from kosreg.audit import Audit
+from kosreg.config import load
+from kosreg.store import Store
+from kosreg.times import now_ms
 from tests.integration.cli.conftest import DEADLINE, KOSREG, Node, environment, start, stop
 
 
@@ -200,6 +207,29 @@ def test_the_doctor_sees_a_damaged_store(stopped: Node) -> None:
     refused = stopped.run_process("run", code=1).stderr.splitlines()[-1]
     assert "damaged" in refused
     assert "kosreg doctor" in refused
+
+
+async def decide(directory: Path, times: int) -> None:
+    """Have the audit log of a node that is down get some records."""
+    key, _ = load_or_create(directory)
+    store = await Store.open(load(directory, options={}, environ={}).store_url, key.public, key.derive("store"))
+    try:
+        audit = await Audit.open(store, key.public, now_ms)
+        for number in range(times):
+            await audit.write("admin", "trust", f"did:{number}", {})
+    finally:
+        await store.close()
+
+
+def test_the_doctor_sees_an_audit_record_that_is_gone(stopped: Node) -> None:
+    asyncio.run(decide(stopped.directory, 3))
+    assert stopped.json("doctor")["ok"] is True
+    with sqlite3.connect(stopped.directory / "registry.db") as database:
+        database.execute("DELETE FROM audit WHERE seq = 2")
+    database.close()
+    report = stopped.json("doctor", code=1)
+    assert "backup" in bad(report)["store"]
+    assert "record 2: missing" in str(report["checks"])
 
 
 def test_the_doctor_sees_files_from_the_future(stopped: Node) -> None:
