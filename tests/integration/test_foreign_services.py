@@ -405,7 +405,11 @@ async def test_explain_says_whence_it_came(node: Node) -> None:
     node.registry.admits = lambda key, cls, root, kind: node.trust.admits(key, cls, root, kind, now_ms())
     status, verdict, _ = await admin.call("POST", "/api/services/verify", raw, Content_Type="application/cose")
     assert (verdict["signature"], verdict["current"], verdict["trust"]) == (True, True, True)
-    assert (await admin.get("/api/services/t/signed", Accept="application/jose+json"))[0] == 406
+    status, problem, _ = await admin.get("/api/services/t/signed", Accept="application/jose+json")
+    assert status == 406
+    assert A.did in problem["detail"]
+    assert "Ask for application/cose" in problem["detail"]
+    assert (await admin.get("/api/services/t/signed", Accept="application/cose"))[1] == raw, "which is what can be had"
     await admin.close()
 
 
