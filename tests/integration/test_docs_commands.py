@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from kosreg.lab.ports import Port
 from tests.documents import ROOT, SHOWN_API, SHOWN_HOME, Shell, a_clone, blocks, fits, run_python, steps
 
 DOCUMENTS = ("README.md", "docs/agents.md", "docs/protocol.md")
 STARTS_A_NODE = "make run"
+SHOWN_PEERS = "0.0.0.0:7481"
+SHOWN_ADDRESSES = (SHOWN_PEERS, "127.0.0.1:7490", "127.0.0.1:7491")
+"""Where the nodes of the documents listen, besides the first one's API: each has a port of its own here."""
 
 
 class Reader:
@@ -30,13 +34,15 @@ class Reader:
         self.environ = kept | {"HOME": str(self.home)}
         self.banner = ""
         self.ready: dict[str, str] = {}
+        self.ports = {shown: Port() for shown in SHOWN_ADDRESSES}
 
     @contextlib.asynccontextmanager
     async def node(self) -> AsyncIterator[None]:
-        """`make run`, but on a free port: the usual one may be taken here."""
+        """`make run`, but on free ports: the usual ones may be taken here."""
         process = await asyncio.create_subprocess_exec(
             self.clone / ".venv/bin/kosreg", "run", "--name", "debian", "--api", "127.0.0.1:0",
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+            "--federation", self.listening[SHOWN_PEERS], stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
             env=self.environ | {"PATH": f"{self.clone / '.venv/bin'}:{self.environ['PATH']}"},
         )  # fmt: skip
         try:
@@ -52,11 +58,18 @@ class Reader:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             await process.communicate()
+            for port in self.ports.values():
+                port.close()
+
+    @property
+    def listening(self) -> dict[str, str]:
+        """The shown addresses, and what they are here."""
+        return {shown: f"{shown.rpartition(':')[0]}:{port.number}" for shown, port in self.ports.items()}
 
     @property
     def real(self) -> dict[str, str]:
         """What is shown, and what it is here."""
-        return {SHOWN_API: self.ready["api"].removeprefix("http://"), SHOWN_HOME: str(self.home)}
+        return {SHOWN_API: self.ready["api"].removeprefix("http://"), SHOWN_HOME: str(self.home)} | self.listening
 
 
 @pytest.mark.timeout(180)
