@@ -12,7 +12,7 @@ import pytest
 
 from crdt.entry import Entry
 from federation.effects import Landed
-from kosreg.klp_registry_sync import SLICE
+from kosreg.arrivals import SLICE
 from kosreg.node import Node
 from kosreg.store import StoreClosed, StoreError
 from tests.foreign import Origin, believe, feed
