@@ -103,12 +103,6 @@ MUTANTS: Final = (
         "    return entry.valid_until > now_ms + 1000 * max_life_ms(entry.kind)",
     ),
     Mutant(
-        "a clock that is set back: no ping for as long as it was ahead",
-        "federation/mesh.py",
-        "if not 0 < pair.next_ping_ms - now_ms <= PING_MS:",
-        "if now_ms >= pair.next_ping_ms:",
-    ),
-    Mutant(
         "a difference: nobody acts on it",
         "federation/mesh.py",
         "                if tree in differ and not pair.reconciler.is_asking(tree):",
