@@ -39,7 +39,7 @@ class Store:
 @dataclass(slots=True)
 class Verify:
     """Check the signatures of `entries` (`cose.verify_entry`), aside if that can be had, and say which hold:
-    `Mesh.verified`. What comes from `peer` next is taken only then."""
+    `Mesh.verified`. Several may be open at once."""
 
     peer: bytes
     entries: tuple[Entry, ...]

@@ -1,7 +1,7 @@
 """What becomes of the entries in a message: known ids are passed by, then each is examined (partition, lapse), then its
 signature is checked, and what is good lands, all of a message or nothing of it. No I/O, no clock."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Final, cast
 
 from crdt.entry import Entry
@@ -11,7 +11,7 @@ from federation.messages import Entries
 from federation.pair import Pair
 from federation.partitions import Tree, tree_of
 from federation.replica import Alert, Fault, Persist, Refused, Replica
-from federation.turns import Turns, Work
+from federation.turns import Turns
 
 SLICE: Final = 24  # entries looked at in one slice: about half a millisecond, the signatures apart
 CHUNK: Final = 96  # entries whose signatures are checked at once: some 5 ms of another core
@@ -52,7 +52,7 @@ class Judge:
         """
         taken: list[Entry] = []
         stale: set[Tree] = set()
-        checked: list[Entry] = []  # whose signatures are being checked elsewhere
+        asked: list[Verify] = []  # what is being checked elsewhere
         left = len(said.raws)
         whole = False
         try:
@@ -67,16 +67,18 @@ class Judge:
                         effects = []
                 if here:
                     self._accept(pair, some, [verify_entry(entry) for entry in some], taken, effects, now_ms)
-                else:  # these are verified while the next are looked at
-                    yield from self._verified_by_now(pair, checked, taken, now_ms)
-                    if some:
-                        yield [Verify(pair.peer, tuple(some))]
-                    checked = some
+                elif some:  # these are verified while the next are looked at
+                    asked.append(Verify(pair.peer, tuple(some)))
+                    effects.append(asked[-1])
                 done = min(CHUNK, len(said.raws) - start)
                 pair.judging -= done
                 left -= done
                 yield effects
-            yield from self._verified_by_now(pair, checked, taken, now_ms)
+            for question in asked:
+                verdicts = yield from self._turns.verdicts(question)
+                effects = []
+                self._accept(pair, question.entries, verdicts, taken, effects, now_ms)
+                yield effects
             whole = True
         finally:  # also where the link closes in the middle
             pair.judging -= left
@@ -86,18 +88,10 @@ class Judge:
                     self.landed(entry)
         return taken, stale
 
-    def _verified_by_now(self, pair: Pair, some: list[Entry], taken: list[Entry], now_ms: int) -> Work:
-        """Waits for the verdicts about `some`, and accepts what is good. Raises Spoilt."""
-        if some:
-            verdicts = yield from self._turns.verdicts(pair.peer)
-            effects: list[Effect] = []
-            self._accept(pair, some, verdicts, taken, effects, now_ms)
-            yield effects
-
     def _accept(
         self,
         pair: Pair,
-        some: list[Entry],
+        some: Sequence[Entry],
         verdicts: list[bool],
         taken: list[Entry],
         effects: list[Effect],

@@ -254,7 +254,7 @@ class Mesh:
         pair.judging += len(said.raws)
         if len(said.raws) <= SLICE and not self._turns.waiting(pair.peer):  # news: at once
             return [effect for effects in self._take(pair, said, now_ms, here=True) for effect in effects]
-        self._turns.later(pair.peer, self._take(pair, said, now_ms, here=False))
+        self._turns.later(pair.peer, self._take(pair, said, now_ms, here=False), early=True)
         return []
 
     def _take(self, pair: Pair, said: Entries, now_ms: int, *, here: bool) -> Work:

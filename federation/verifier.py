@@ -25,48 +25,59 @@ MAX_FAILURES: Final = 3  # processes that failed; then a thread has to do
 
 
 class Verifier:
-    """One process at most, and one question at a time. `failures`: how often the process could not be had or died."""
+    """One process at most. `failures`: how often the process could not be had or died."""
 
     def __init__(self) -> None:
         self.failures = 0
         self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
+        self._starting = asyncio.Lock()
+        self._turn = asyncio.Lock()  # to read
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="verify")
 
     async def verdicts(self, entries: Sequence[Entry]) -> list[bool]:
         """Which of their signatures hold, in their order."""
-        async with self._turn:
-            if self._process is not None or (len(entries) >= WORTH and self.failures < MAX_FAILURES):
-                try:
-                    return await asyncio.wait_for(self._ask(entries), ANSWER_S)
-                except Exception:  # OSError, EOFError, TimeoutError, or what the loop says of a pipe that is closed
+        if self._process is not None or (len(entries) >= WORTH and self.failures < MAX_FAILURES):
+            process: asyncio.subprocess.Process | None = None
+            try:
+                process = await self._started()
+                return await asyncio.wait_for(self._answered(process, entries), ANSWER_S)
+            except Exception:  # OSError, EOFError, TimeoutError, or what the loop says of a pipe that is closed
+                if process is self._process:  # the first to notice
                     self.failures += 1
                     self._end()
-            return await asyncio.get_running_loop().run_in_executor(self._thread, _here, entries)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, _here, entries)
 
-    async def _ask(self, entries: Sequence[Entry]) -> list[bool]:
-        if self._process is None:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "federation.verify_worker",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        if self._idle is not None:
-            self._idle.cancel()
-        stdin.write(pack(signed_of(entry) for entry in entries))
-        answer = await stdout.readexactly(len(entries))
+    async def _started(self) -> asyncio.subprocess.Process:
+        async with self._starting:
+            if self._process is None:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-P", "-m", "federation.verify_worker",
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+            return self._process
+
+    async def _answered(self, process: asyncio.subprocess.Process, entries: Sequence[Entry]) -> list[bool]:
+        """Asks at once, and reads when those who asked before have their answers."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._stay()
+        process.stdin.write(pack(signed_of(entry) for entry in entries))
+        async with self._turn:
+            answer = await process.stdout.readexactly(len(entries))
+        self._stay()
         self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._end)
         return [verdict == 1 for verdict in answer]
+
+    def _stay(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
 
     def _end(self) -> None:
         """End the process; the next one that is needed is a new one."""
         process, self._process = self._process, None
-        if self._idle is not None:
-            self._idle.cancel()
+        self._stay()
         if process is not None:
             task = asyncio.create_task(_ended(process))
             self._ending.add(task)
