@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from crdt.entry import Entry
+from crdt.entry import Class, Entry
 from federation.effects import Landed
 from federation.identity import NodeKey, did_of
 from federation.joining import Denied, Redeem, Welcome
@@ -27,6 +27,7 @@ from kosreg.foreign import labels
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.members import Members
 from kosreg.membership import Membership
+from kosreg.relay import Relay
 from kosreg.settings import FederationSettings
 from kosreg.store import Store, StoreError
 
@@ -39,10 +40,22 @@ log = structlog.get_logger("kosreg.federation")
 
 
 def admitting(trust: Trust, wall_ms: Callable[[], int]) -> Callable[[Entry], bool]:
-    """Whether an entry of somebody else may be held here now."""
+    """Whether an entry of somebody else may be held here now. The answer for one origin is kept for a second, or until
+    trust has changed: a block asks it hundreds of times."""
+    kept: dict[tuple[bytes, Class, bytes | None, str], bool] = {}
+    kept_for = (-1, -1)
 
     def admits(entry: Entry) -> bool:
-        return trust.admits(entry.origin, entry.cls, entry.root, entry.kind, wall_ms())
+        nonlocal kept_for
+        now = wall_ms()
+        if kept_for != (trust.version, now // 1000):
+            kept_for = trust.version, now // 1000
+            kept.clear()
+        asked = entry.origin, entry.cls, entry.root, entry.kind
+        answer = kept.get(asked)
+        if answer is None:
+            answer = kept[asked] = trust.admits(*asked, now)
+        return answer
 
     return admits
 
@@ -113,7 +126,8 @@ class Federation:
         )
         self.peer_node.on_event = _log_event
         self.peer_node.on_alert = _log_alert
-        self.sync.on_merged = self._merged
+        self._relay = Relay(self._merged, lambda: len(self.mesh.pairs) > 1)
+        self.sync.on_merged = self._relay.landed
         self.sync.shows = showing(self.trust, self._wall_ms)
 
     async def start(self) -> None:
@@ -145,6 +159,7 @@ class Federation:
     async def stop(self) -> None:
         """Close all links."""
         if hasattr(self, "peer_node"):
+            self._relay.stop()
             await self.peer_node.stop()
         for task in (self._looking, self._watching):
             if task is not None:
