@@ -66,7 +66,7 @@ def test_and_nothing_else_is_a_move(other: Service) -> None:
 
 def test_a_proof_that_was_carried_elsewhere_is_none() -> None:
     stolen = claim(B)
-    stolen._head = claim(A, 2).head
+    stolen.head = claim(A, 2).head
     assert winner(claim(A, 1), stolen, holder=A) == A.did
 
 
