@@ -68,18 +68,20 @@ class Members:
         """Members that this node keeps a link to, and where they are dialled. To read."""
         return MappingProxyType(self._neighbours)
 
-    async def meet(self, peer: bytes, addresses: Sequence[str]) -> None:
-        """Keep a link to this member from now on; where there are too many, no longer to the one met first. Raises
-        StoreError."""
-        if self._neighbours.get(peer) == tuple(addresses):
-            return
+    def note(self, peer: bytes, addresses: Sequence[str]) -> dict[str, bytes]:
+        """What is to be on disk before `met`: as meta, key and value."""
+        listed: list[object] = [[key, list(known)] for key, known in self._with(peer, addresses).items()]
+        return {NEIGHBOURS: cbor.encode(listed)}
+
+    def met(self, peer: bytes, addresses: Sequence[str]) -> None:
+        """Keep a link to this member from now on; where there are too many, no longer to the one met first."""
+        self._neighbours = self._with(peer, addresses)
+
+    def _with(self, peer: bytes, addresses: Sequence[str]) -> dict[bytes, tuple[str, ...]]:
         met = {key: known for key, known in self._neighbours.items() if key != peer}
         while len(met) >= MAX_NEIGHBOURS:
             del met[next(iter(met))]
-        met[peer] = tuple(addresses)
-        listed: list[object] = [[key, list(known)] for key, known in met.items()]
-        await self._store.set_meta(NEIGHBOURS, cbor.encode(listed))
-        self._neighbours = met
+        return met | {peer: tuple(addresses)}
 
     # As an inviter
 

@@ -169,14 +169,14 @@ class Peers:
             if found.joiner is None:
                 bound = replace(found, joiner=asked.peer, bound=self._wall_ms())
                 detail = {"invite": found.id.hex(), "federation": did_of(root), "addresses": list(addresses)}
-                change = TrustChange(invites=[bound])
+                change = TrustChange(invites=[bound], meta=self.members.note(asked.peer, addresses))
                 await self.audit.write(did_of(asked.peer), "invite redeemed", did_of(asked.peer), detail, change)
                 self.invites.put(bound)
+                self.members.met(asked.peer, addresses)
             given = await self.members.certify(asked.peer, root)
         if isinstance(given, Denied):
             await self._denied(asked, given)
             return given
-        await self.members.meet(asked.peer, addresses)
         self.links.keep(asked.peer, addresses)
         return Welcome(self.name, self.reachable_at(), given)
 
@@ -186,7 +186,7 @@ class Peers:
         if why.code == "unknown":
             return  # anybody can say anything
         log.warning("invite refused", peer=did, reason=why.code)
-        if why.code == "expired" or self._alerts[asked.id] >= ALERTS:
+        if why.code in ("expired", "federation") or self._alerts[asked.id] >= ALERTS:
             return
         self._alerts[asked.id] += 1
         log.error(
@@ -249,10 +249,11 @@ class Peers:
         anchor = known or Anchor(root, Role.ROOT, "" if is_like_a_key(name) else name, added=self._wall_ms())
         if anchor != known or line.key not in self.members.neighbours:
             detail_ = {"invite": line.id.hex(), "federation": did_of(root), "addresses": list(addresses)}
-            await self.audit.write(actor, "join", did_of(line.key), detail_, TrustChange([anchor]))
+            change = TrustChange([anchor], meta=self.members.note(line.key, addresses))
+            await self.audit.write(actor, "join", did_of(line.key), detail_, change)
+            self.members.met(line.key, addresses)
         self._believe(anchor)
         await self.members.take(certs)
-        await self.members.meet(line.key, addresses)
         self.links.keep(line.key, addresses)
 
     # Deciding

@@ -5,7 +5,7 @@ gets `seq = batch.seq + i`.
 """
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,6 +126,7 @@ class TrustChange:
     invites: Sequence[Invite] = ()
     expired: Sequence[bytes] = ()  # ids of invites
     audit: Sequence[AuditLink] = ()
+    meta: Mapping[str, bytes] = field(default_factory=dict)  # as for `Store.set_meta`
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class TrustTables(ABC):
         ]
         into = {_FEDERATION + one.id.hex(): one.federation for one in change.invites if one.federation is not None}
         ops.append(Op(made.put_meta, [meta_values(key, root) for key, root in into.items()]))
+        ops.append(Op(made.put_meta, [meta_values(key, value) for key, value in change.meta.items()]))
         ops.append(Op(made.drop_meta, [(_FEDERATION + id.hex(),) for id in change.expired]))
         if change.audit:
             last = change.audit[-1]
