@@ -52,7 +52,8 @@ docs: dev               ## write the tables of the documentation anew from the c
 	$(BIN)/python -m docs.generate
 
 soak-kill: dev          ## kill a node under load 50 times: nothing that was acknowledged may be lost (10 minutes)
-	KOSREG_TEST_KILLS=50 $(BIN)/pytest tests/integration/test_crash.py tests/integration/federation/test_join_crash.py
+	KOSREG_TEST_KILLS=50 $(BIN)/pytest tests/integration/test_crash.py tests/integration/federation/test_join_crash.py \
+		tests/integration/federation/test_member_crash.py
 
 fuzz-api: dev           ## schemathesis against a real node for a long time (20 minutes)
 	KOSREG_TEST_EXAMPLES=1000 KOSREG_TEST_SEED=$$(date +%s) $(BIN)/pytest tests/integration/test_openapi_conformance.py
