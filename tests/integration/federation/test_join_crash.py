@@ -65,7 +65,7 @@ async def test_a_join_that_was_cut_off_is_repeated(tmp_path: Path, port: Callabl
         line = a.cli("peers", "invite").stdout.decode()
         dies = a if step in INVITER else b
         await restart(dies, step)
-        cut_off = b.cli("peers", "join", "-", stdin=line.encode())
+        cut_off = b.cli("peers", "join", "-", "--no-wait", stdin=line.encode())
         assert dies.process is not None
         assert dies.process.wait(20) == -signal.SIGKILL
         if step != "redeem answered":
