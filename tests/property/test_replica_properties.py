@@ -48,6 +48,13 @@ def everybody(entry: Entry) -> bool:
     return True
 
 
+def _subjects(flying: tuple[Node, Persist, list[tuple[tuple[str, str], object]]]) -> set[tuple[bytes, str, str]]:
+    """What something on its way to a disk speaks of."""
+    node, persist, said = flying
+    spoken = {(entry.origin, entry.kind, entry.name) for entry in persist.entries}
+    return spoken | {(node.key.public, *name) for name, _ in said}
+
+
 class TwoNodes(RuleBasedStateMachine):
     """Two nodes that write, fail to write, restart, and hear of each other in any order. No node loses its disk here,
     so each is the only writer of its keys: what a node shows of itself is what it was last asked to say."""
@@ -119,12 +126,18 @@ class TwoNodes(RuleBasedStateMachine):
     @precondition(lambda self: self.flying)
     @rule()
     def commit_fails(self) -> None:
-        node, persist, _ = self.flying.pop(0)
-        node.replica.failed(persist)
-        # a retraction that made no entry, since this one was on its way, says nothing (in the shell it waits its turn)
-        self.flying = [
-            (other, later, said if later.entries or other is not node else []) for other, later, said in self.flying
-        ]
+        """What was put upon it fails with it: the shell lets writes of one name take turns, so nothing ever is."""
+        failed = self.flying.pop(0)
+        node, lost = failed[0], _subjects(failed)
+        failed[0].replica.failed(failed[1])
+        kept = []
+        for each in self.flying:
+            if each[0] is node and lost & _subjects(each):
+                lost |= _subjects(each)
+                node.replica.failed(each[1])
+            else:
+                kept.append(each)
+        self.flying = kept
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data(), index=nodes_drawn)
