@@ -144,6 +144,8 @@ class Proxy:
 
     async def close(self) -> None:
         self.refuse()
+        for _ in range(3):  # what the loop had accepted just before comes to `_accepted` yet
+            await asyncio.sleep(0)
         for task, connection in tuple(self._running.items()):
             connection.abort()
             task.cancel()
