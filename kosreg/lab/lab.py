@@ -191,7 +191,7 @@ class Lab:
                 await node.start()
             for link in self.links:
                 if node.name in link.nodes:
-                    await link.up(node.name)
+                    link.up(node.name)
 
         await _all(one(node) for node in nodes)
         if self._join:

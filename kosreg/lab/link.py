@@ -109,9 +109,9 @@ class Link:
 
     # For the lab
 
-    async def up(self, target: str) -> None:
+    def up(self, target: str) -> None:
         """`target` runs: take what is dialled to it."""
-        await self._proxy_to(target).accept()
+        self._proxy_to(target).accept()
 
     def down(self, target: str) -> None:
         """`target` does not run: its port refuses."""

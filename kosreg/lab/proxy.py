@@ -79,8 +79,9 @@ class Wire:
 class _Connection:
     """One dialled connection: two sockets and what flows between them."""
 
-    def __init__(self, near: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
-        self.near = near
+    def __init__(self, accepted: socket.socket) -> None:
+        self.accepted = accepted
+        self.near: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.far: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.swallows = False  # one side is gone, and the other is not told
 
@@ -101,7 +102,7 @@ class Proxy:
         self._port = Port()
         self._there = there
         self._back = back
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._running: dict[asyncio.Task[None], _Connection] = {}
 
     @property
@@ -117,16 +118,20 @@ class Proxy:
     def connections(self) -> int:
         return len(self._running)
 
-    async def accept(self) -> None:
+    def accept(self) -> None:
         """Take connections. A second call does nothing."""
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accepted, HOST, self.port, backlog=128)
+        if self._listening is None:
+            # By hand: a server of asyncio that is closed just after it accepted forgets what it accepted, unclosed.
+            self._listening = socket.create_server((HOST, self.port), backlog=128)
+            self._listening.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._listening, self._accepted, self._listening)
 
     def refuse(self) -> None:
         """Refuse new connections, as a port does where nobody listens; those that are there stay."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
 
     def reset(self) -> None:
         """Break all connections (RST to both sides)."""
@@ -144,8 +149,6 @@ class Proxy:
 
     async def close(self) -> None:
         self.refuse()
-        for _ in range(3):  # what the loop had accepted just before comes to `_accepted` yet
-            await asyncio.sleep(0)
         for task, connection in tuple(self._running.items()):
             connection.abort()
             task.cancel()
@@ -154,29 +157,36 @@ class Proxy:
 
     # Inside
 
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection((reader, writer))
+    def _accepted(self, listening: socket.socket) -> None:
+        try:
+            accepted, _ = listening.accept()
+        except OSError:  # it has gone again
+            return
+        accepted.setblocking(False)
+        connection = _Connection(accepted)
         if len(self._running) >= CONNECTIONS:
-            connection.abort()
+            accepted.close()
             return
         task = asyncio.create_task(self._serve(connection))
         self._running[task] = connection
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+        connection = self._running.pop(task)
+        if connection.near is None:  # it ended before it began
+            connection.accepted.close()
         if not task.cancelled():
             task.exception()  # seen: what can happen to a socket is no fault of the lab
 
     async def _serve(self, connection: _Connection) -> None:
         try:
+            near = connection.near = await asyncio.open_connection(sock=connection.accepted)
             await self._there.opened()
             await self._back.opened()
             if self._there.delay or self._back.delay:  # a dial takes a round trip
                 await asyncio.sleep(self._there.delay + self._back.delay)
             async with asyncio.timeout(DIAL):
-                connection.far = await asyncio.open_connection(HOST, self.target)
-            near, far = connection.near, connection.far
+                far = connection.far = await asyncio.open_connection(HOST, self.target)
             for _, writer in (near, far):
                 _no_delay(writer)
             async with asyncio.TaskGroup() as both:

@@ -88,9 +88,6 @@ async def test_five_nodes_in_a_line_agree_after_a_cut_under_load(lab: Make) -> N
             assert await load.is_all_on(node), node
 
 
-# asyncio (3.11) drops what it accepted just before its server was closed, and warns of it: the proxies of the lab
-# close theirs whenever a node is killed
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(180)
 async def test_twenty_nodes_in_a_random_graph_bear_churn(lab: Make) -> None:
     """A tenth of the nodes is killed and comes back, again and again; one loses its disk."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -52,7 +53,7 @@ async def two_ends() -> AsyncIterator[Ends]:
     server = await asyncio.start_server(lambda r, w: holder[0].echo(r, w), "127.0.0.1", b.number)
     ends = Ends(link, server)
     holder.append(ends)
-    await link.up("b")
+    link.up("b")
     try:
         yield ends
     finally:
@@ -185,8 +186,22 @@ async def test_the_port_of_a_node_that_is_down_refuses_and_is_ours_again() -> No
         ends.link.down("b")
         with pytest.raises(ConnectionRefusedError):
             await ends.dial()
-        await ends.link.up("b")
+        ends.link.up("b")
         assert await said_back(await ends.dial(), b"again") == b"again"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_what_is_dialled_just_as_the_port_closes_is_closed_too(turns: int) -> None:
+    """However many turns of the loop lie between: a socket that is left open fails the test."""
+    async with two_ends() as ends:
+        host, port = ends.link.address("b").split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as dialled:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            ends.link.down("b")
+            await ends.link.close()
+            with suppress(ConnectionResetError):
+                assert await asyncio.to_thread(dialled.recv, 1) == b""
 
 
 async def test_a_node_that_refuses_breaks_the_dial() -> None:
