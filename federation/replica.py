@@ -122,14 +122,21 @@ class Replica:
     """One node's facts and what it holds of others. First `load` each stored entry, then `loaded`, then the rest.
 
     `admits`: whether a foreign entry may be held here at all; asked after decoding and before the signature is checked.
-    By default none.
+    By default none. `adopts`: whether an own entry that comes back from outside is one that this node could have said;
+    by default all are.
     """
 
-    def __init__(self, key: NodeKey, admits: Callable[[Entry], bool] = _nobody) -> None:
+    def __init__(
+        self,
+        key: NodeKey,
+        admits: Callable[[Entry], bool] = _nobody,
+        adopts: Callable[[Entry], bool] = _anything,
+    ) -> None:
         self.key = key
         self.origin = key.public
         self.counts: Counter[str] = Counter()
         self._admits = admits
+        self._adopts = adopts
         self._map = LWWMap(key.public)
         self._holdings: Holdings | None = None
         self._clock = StampClock()
@@ -404,6 +411,8 @@ class Replica:
                 *self._refuse(Fault.ORIGIN, "an own entry with a stamp that no clock gives", entry),
                 *self._beyond(entry),
             ]
+        if not self._adopts(entry):
+            return self._refuse(Fault.ORIGIN, "an own entry that this node would not say", entry)
         self.counts["adopted"] += 1
         said_now = [
             held

@@ -113,6 +113,12 @@ def service_of(entry: Entry, origin: str, seq: int = 0) -> ForeignService | None
         return None
 
 
+def is_sound(entry: Entry) -> bool:
+    """Whether a node can have said `entry`: of services, those that are records. (Of an own one that comes from
+    outside: somebody else may have the key, and what is on the own disk is shown without a further look.)"""
+    return entry.kind != "service" or not entry.live or service_of(entry, did(entry.origin)) is not None
+
+
 def labels(entry: Entry) -> tuple[str, frozenset[str]]:
     """The type and the tags of the record that `entry` says: what scopes go by. Nothing where they cannot be read."""
     said = fact_of(entry).body if entry.body is None else entry.body

@@ -32,6 +32,7 @@ from kosreg.catalog import Catalog
 from kosreg.config import Settings
 from kosreg.federated import Federation, admitting
 from kosreg.federation_routes import federation_routes
+from kosreg.foreign import is_sound
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
 from kosreg.maintenance import Maintenance
@@ -80,7 +81,7 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.catalog = Catalog()
         self.trust = Trust(key.public)
-        self.replica = Replica(key, admitting(self.trust, now_ms))
+        self.replica = Replica(key, admitting(self.trust, now_ms), is_sound)
         self.sync = RegistrySync(self.replica, store, self.catalog, now_ms)
         self.limits = Limits(
             calls_per_s=settings.limits.calls_per_s,

@@ -450,3 +450,20 @@ async def test_own_entries_that_come_back_are_our_own_again(tmp_path: Path) -> N
         await until(lambda: node.catalog.services["t"].status == "offline")  # and is judged here again
         assert (await bob.call("DELETE", "/api/services/t"))[0] == 204
         await bob.close()
+
+
+@pytest.mark.parametrize("odd", [{"metadata": {"raw": b"\x00"}}, {"tags": 7}, {"name": b"x"}, {"owner": 1}])
+async def test_an_own_entry_from_outside_that_is_no_record_breaks_no_list(tmp_path: Path, odd: dict[str, Any]) -> None:
+    """Somebody else has the key, or a later version signed it: now and after a restart the others are listed."""
+    async with running_node(tmp_path / "n") as node:
+        elsewhere = Origin(1)
+        elsewhere.key = node.replica.key
+        await feed(node.sync, elsewhere.service("odd", **odd), elsewhere.service("good"))
+        admin = await client_of(node)
+        assert "good" in await listed(admin)
+        await admin.close()
+    async with running_node(tmp_path / "n") as node:
+        admin = await client_of(node)
+        assert "good" in await listed(admin)
+        assert (await admin.get("/api/services?sort=name&fields=id,name,metadata"))[0] == 200
+        await admin.close()
