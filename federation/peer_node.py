@@ -264,9 +264,9 @@ class PeerNode:
 
     async def _verify(self, effect: Verify) -> None:
         assert self._verifier is not None
-        before = self._verifier.failures
         self.mesh.verified(effect, await self._verifier.verdicts(effect.entries))
-        self.counts["verifier-failed"] += self._verifier.failures - before
+        if self._verifier.failures:
+            self.counts["verifier-failed"] = self._verifier.failures
         self._busy.set()
 
     async def _working(self) -> None:

@@ -5,7 +5,6 @@ A handler reads the request, calls one use case of `peers` and shows what came b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,10 +19,11 @@ from federation.trust import Role, Scope
 from kosreg import audit as audit_log
 from kosreg.api.http import Answer, Call, Handler, Reply, Route
 from kosreg.invites import DEFAULT_TTL, usable
+from kosreg.members import Given
 from kosreg.peer_views import all_peers, peer_view
 from kosreg.peers import class_of, fingerprint, not_known
 from kosreg.problems import Fault, Problem
-from kosreg.registry import store_problem
+from kosreg.refusals import store_problem
 from kosreg.schemas.peer_schema import (
     MAX_AUDIT,
     AuditOut,
@@ -51,14 +51,6 @@ if TYPE_CHECKING:
 COSE: Final = "application/cose"
 ADMINS: Final = ("admin", "*")
 _NO_STORE: Final = {"Cache-Control": "no-store"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """Entries that an admin gave, and no peer."""
-
-    persist: Persist
-    peer: bytes | None = None
 
 
 def _decision(handler: Handler) -> Handler:
@@ -172,7 +164,7 @@ async def give_cert(call: Call) -> Reply:
     new = False
     for effect in node.replica.receive(call.raw, now_ms()):
         if isinstance(effect, Persist):
-            await node.sync.commit_foreign(_Given(effect))
+            await node.sync.commit_foreign(Given(effect))
             new = True
         elif reason := getattr(effect, "reason", ""):
             raise Problem.invalid([{"pointer": "", "detail": f"the certificate is not taken: {reason}"}])

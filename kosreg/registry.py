@@ -23,7 +23,7 @@ from federation.identity import DidError, parse_did
 from federation.replica import Statement
 from kosreg.auth import Caller, covers
 from kosreg.catalog import Catalog
-from kosreg.explain import candidate, claims_on, held_back, hidden_from, named_by, replaced, shown_because, told
+from kosreg.explain import claims_on, held_back, hidden_from, named_by, replaced, shown_because, told
 from kosreg.foreign import did
 from kosreg.journal import Change
 from kosreg.klp_registry_sync import RegistrySync
@@ -33,9 +33,10 @@ from kosreg.owner_proof import ProofError, check_proof
 from kosreg.problems import Problem
 from kosreg.query import Filter, Query, make_cursor
 from kosreg.record import CLASS_OF, Body, body_of, dated, merge_patch, proof_text, shown
+from kosreg.refusals import ambiguous, elsewhere, gone, may_write, not_found, not_yours, refused_entry, store_problem
 from kosreg.schemas.service_schema import READ_ONLY, ServiceIn, check_record, parse_record
 from kosreg.service import Service
-from kosreg.store import StoreBusy, StoreError, StoreFull
+from kosreg.store import StoreError
 from kosreg.times import rfc3339
 from kosreg.verification import Admits, nobody
 from kosreg.versions import Versions
@@ -95,11 +96,6 @@ class Page:
     total: int
     version: str
     etag: str
-
-
-def not_found(uid: str) -> Problem:
-    """The one answer for what does not exist and for what this caller may not see."""
-    return Problem.of("not-found", detail=f"no service {uid} here: POST /api/services/register registers one")
 
 
 class Registry:
@@ -180,7 +176,7 @@ class Registry:
     def _writable(self, caller: Caller, uid: str) -> Service:
         """This node's own service `uid` where `caller` may change it; raises Problem (403, 404, 409 where it is another
         node's: only that one changes it)."""
-        _may_write(caller, uid)
+        may_write(caller, uid)
         service = self.catalog.own(uid)
         viewer = self.viewer(caller)
         if service is None:
@@ -189,7 +185,7 @@ class Registry:
         if not (viewer.owns(service) or viewer.sees(service)):
             raise not_found(uid)
         if not viewer.owns(service):
-            raise _not_yours(uid)
+            raise not_yours(uid)
         return service
 
     # -- register, update, deregister ----------------------------------------------------------------------------
@@ -199,7 +195,7 @@ class Registry:
         digest = hashlib.blake2b(raw, digest_size=16, key=self._digest_key).digest()
         held = self.catalog.services.get(self._digests.get(digest, ""))
         if held is not None and held.digest == digest and held.owner == caller.sub and not self.sync.busy(held.uid):
-            _may_write(caller, held.uid)
+            may_write(caller, held.uid)
             self.unchanged += 1
             self.liveness.beat(held, self._monotonic(), self._wall_ms())
             return Registered(held, created=False, changed=False)
@@ -207,7 +203,7 @@ class Registry:
 
     async def _register(self, caller: Caller, record: ServiceIn, digest: bytes | None = None) -> Registered:
         uid = record.get("id") or str(uuid_utils.uuid7())
-        _may_write(caller, uid)
+        may_write(caller, uid)
         while self.sync.busy(uid):
             await self.sync.turn(uid)
         held = self.catalog.own(uid)
@@ -340,7 +336,7 @@ class Registry:
         try:
             service = Service(uid, self.origin, cls, body)
         except TypeError:  # no JSON has it, an integer beyond 64 bits say: signing tells which
-            raise _refused_entry(self.sync.refusal(Statement("service", uid, cls, body))) from None
+            raise refused_entry(self.sync.refusal(Statement("service", uid, cls, body))) from None
         if held is None:
             self.liveness.begin(service, status)
         statements = [Statement("service", uid, cls, body)]
@@ -351,7 +347,7 @@ class Registry:
         try:
             persist = self.sync.sign(statements)
         except EntryError as error:
-            raise _refused_entry(error) from None
+            raise refused_entry(error) from None
 
         def now_shown() -> None:
             if secret is not None:
@@ -634,57 +630,3 @@ class Registry:
 
 def _unnamed(_peer: bytes) -> str:
     return ""
-
-
-def ambiguous(uid: str, claims: Sequence[Service]) -> Problem:
-    """409: several origins claim `uid`, and none of them holds it."""
-    origins = ", ".join(claim.origin for claim in claims)
-    return Problem.of(
-        "conflict",
-        detail=f"{uid} is claimed by {origins}, and this node resolves it to none: ask for {uid}@ORIGIN, or let an "
-        f"admin choose with `kosreg services alias {uid} ORIGIN`",
-        extra={"candidates": [candidate(claim) for claim in claims]},
-    )
-
-
-def elsewhere(service: Service) -> Problem:
-    """409: only its origin changes a record."""
-    return Problem.of(
-        "conflict",
-        detail=f"{service.uid} is a service of the node {service.origin}: change, remove and beat it there",
-        extra={"origin": service.origin},
-    )
-
-
-def gone() -> Problem:
-    """410: the version cannot be followed from here."""
-    return Problem.of("gone", detail="this version is too old, or another node's: ask again without since")
-
-
-def _may_write(caller: Caller, uid: str) -> None:
-    if not caller.may("write", "service", uid):
-        raise Problem.out_of_scope(f"write:service:{uid}")
-
-
-def _not_yours(uid: str) -> Problem:
-    return Problem.of("forbidden", detail=f"{uid} is another owner's: only its owner or an admin may change it")
-
-
-def _refused_entry(error: EntryError) -> Problem:
-    if error.too_large:
-        return Problem.of(
-            "too-large",
-            detail=f"the record is too large: {error}; keep big data elsewhere and put its address in metadata",
-        )
-    return Problem.of(
-        "invalid",
-        detail=f"the record cannot be signed: {error}",
-        errors=[{"pointer": error.pointer, "detail": error.detail}],
-    )
-
-
-def store_problem(error: StoreError) -> Problem:
-    """What a failed write tells a client."""
-    slug = "store-full" if isinstance(error, StoreFull) else "unavailable"
-    headers = {"Retry-After": "1"} if isinstance(error, StoreBusy) else {}
-    return Problem.of(slug, detail=str(error), headers=headers)

@@ -15,7 +15,7 @@ from kosreg.api.http import Call, Reply, Route
 from kosreg.auth import DEFAULT_SCOPES, SUBJECT
 from kosreg.durations import MAX_TTL, MIN_TTL
 from kosreg.problems import Fault, Problem
-from kosreg.registry import store_problem
+from kosreg.refusals import store_problem
 from kosreg.schemas.service_schema import pointer
 from kosreg.store import StoreError
 from kosreg.store.rows import TokenRow
