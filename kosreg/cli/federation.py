@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
@@ -27,6 +28,17 @@ DEPTHS = 3  # certificates that may follow one, at most
 EARLIER_MS = 3_600_000  # certificates hold from an hour ago: a node whose clock is a little late believes them
 DAY_MS = 86_400_000
 MAX_BYTES = 2048  # of a certificate: a hello has room for four of them
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a certificate is to say. `scope`: classes, types, tags, records, as far as they are given."""
+
+    state: Literal["granted", "revoked"] = "granted"
+    depth: int = 0
+    days: int = DAYS
+    scope: Mapping[str, Any] = field(default_factory=dict)
+
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make a federation, and say who belongs to it.")
 
@@ -101,7 +113,7 @@ async def _create(cli: Cli, name: str, file: Path) -> tuple[str, str]:
         if any(one["name"] == name and one["did"] != key.did for one in known):
             raise Refusal(clean(f"another federation is called {name} here; choose another name"))
         await client.call("POST", "/api/peers", body={"did": key.did, "role": "root", "name": name})
-        await certify(client, key, node, depth=1)
+        await certify(client, key, node, Terms(depth=1))
     return key.did, node
 
 
@@ -144,7 +156,7 @@ def issue(
     The node that this is told passes it on to all. It also undoes a `kosreg federation revoke`."""
     scope = {"classes": cls, "types": type_, "tags": tag, "records": records}
     said = cli.run(
-        _say(cli, key, node, depth=depth, days=days, scope={k: v for k, v in scope.items() if v is not None})
+        _say(cli, key, node, Terms("granted", depth, days, {k: v for k, v in scope.items() if v is not None}))
     )
     _told(cli, said, "certified")
 
@@ -160,7 +172,7 @@ def revoke(
 
     What it said is hidden on every node that hears of it. To put it out here alone: `kosreg peers revoke`."""
     cli.sure(f"Revoke {clean(node)} in the whole federation?", yes)
-    _told(cli, cli.run(_say(cli, key, node, state="revoked")), "revoked")
+    _told(cli, cli.run(_say(cli, key, node, Terms("revoked"))), "revoked")
 
 
 def _told(cli: Cli, said: bytes, word: str) -> None:
@@ -171,20 +183,11 @@ def _told(cli: Cli, said: bytes, word: str) -> None:
     cli.note(word)
 
 
-async def _say(
-    cli: Cli,
-    file: Path,
-    node: str,
-    *,
-    state: Literal["granted", "revoked"] = "granted",
-    depth: int = 0,
-    days: int = DAYS,
-    scope: Mapping[str, Any] | None = None,
-) -> bytes:
+async def _say(cli: Cli, file: Path, node: str, terms: Terms) -> bytes:
     key = root_key(file)
     async with cli.client() as client:
         did = await did_named(client, node)
-        return await certify(client, key, did, state=state, depth=depth, days=days, scope=scope)
+        return await certify(client, key, did, terms)
 
 
 def root_key(file: Path) -> NodeKey:
@@ -197,16 +200,7 @@ def root_key(file: Path) -> NodeKey:
         raise Refusal(clean(error.detail)) from None
 
 
-async def certify(
-    client: Client,
-    key: NodeKey,
-    did: str,
-    *,
-    state: Literal["granted", "revoked"] = "granted",
-    depth: int = 0,
-    days: int = DAYS,
-    scope: Mapping[str, Any] | None = None,
-) -> bytes:
+async def certify(client: Client, key: NodeKey, did: str, terms: Terms) -> bytes:
     """Sign a certificate for `did` with the root `key`, and give it to the node; what the node says."""
     from federation.identity import DidError, parse_did
     from federation.trust import MEMBER_SCOPE, Scope, issue_cert
@@ -215,7 +209,7 @@ async def certify(
 
     try:
         subject = parse_did(did)
-        wish = scope or {}
+        wish = terms.scope
         limits = Scope(
             frozenset(class_of(word) for word in wish["classes"]) if "classes" in wish else MEMBER_SCOPE.classes,
             tuple(wish.get("types", ())),
@@ -235,10 +229,10 @@ async def certify(
         subject,
         now_ms=now,
         not_before=now - EARLIER_MS,
-        not_after=now - EARLIER_MS + days * DAY_MS,
-        state=state,
+        not_after=now - EARLIER_MS + terms.days * DAY_MS,
+        state=terms.state,
         scope=limits,
-        depth=depth,
+        depth=terms.depth,
         stamp=max([now << 16, *(stamp + 1 for stamp in stamps)]),
     )
     if len(entry.raw) > MAX_BYTES:

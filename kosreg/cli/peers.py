@@ -87,7 +87,7 @@ def invite(
 
 
 async def _invite(cli: Cli, wish: dict[str, Any], federation: str | None, file: Path | None) -> bytes:
-    from kosreg.cli.federation import certify, federation_named, root_key
+    from kosreg.cli.federation import Terms, certify, federation_named, root_key
 
     async with cli.client() as client:
         if federation is not None:
@@ -99,7 +99,7 @@ async def _invite(cli: Cli, wish: dict[str, Any], federation: str | None, file: 
                     usage(clean(f"--key: {file} has the key of {key.did}, not of {root['name'] or root['did']}"))
                 if not root["depth"]:
                     node = (await client.call("GET", "/api/peers")).object()["self"]["did"]
-                    await certify(client, key, node, depth=1)
+                    await certify(client, key, node, Terms(depth=1))
         return (await client.call("POST", "/api/peers/invites", body=wish)).body
 
 
