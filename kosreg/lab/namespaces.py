@@ -157,7 +157,7 @@ class NamespaceLink:
     def half_open(self, keeps: str) -> None:
         raise LabError(_ONLY)
 
-    async def up(self, target: str) -> None:
+    def up(self, target: str) -> None:
         """A node's own port says whether it runs."""
 
     def down(self, target: str) -> None:
