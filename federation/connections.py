@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from federation.bulk import HELLO_BULK, bulk_answer, is_from_client, link_name
 from federation.closing import SessionError, close_frame
+from federation.dialler import Failure
 from federation.envelope import is_bare
 from federation.handshake import ATTEMPT_S, Greeter, first_frame, words
 from federation.link import Link, Owner
@@ -40,6 +41,7 @@ class Party(Owner, Protocol):
 
     def linked(self, link: Link) -> None: ...
     def unlinked(self, link: Link) -> None: ...
+    def refused(self, peer: bytes) -> None: ...
     def event(self, event: LinkEvent) -> None: ...
 
 
@@ -121,7 +123,7 @@ class Connections:
         except (SocketClosed, TimeoutError):
             pass
 
-    async def connect(self, peer: bytes, address: str) -> str | None:
+    async def connect(self, peer: bytes, address: str) -> Failure | None:
         """For a dialler: dials, and stays until the link is over. None where there was one, else why nobody was
         reached. Raises SessionError where the handshake failed."""
         began = asyncio.get_running_loop().time()
@@ -129,7 +131,7 @@ class Connections:
             socket = await self._greeter.connect(address)
         except (DialError, TimeoutError) as error:
             self._event("unreachable", peer, address, SessionError("unreachable", words(error)))
-            return words(error)
+            return Failure(words(error), isinstance(error, DialError) and error.refused)
         try:
             session = await self._greeter.greet(socket, peer, still=lambda: peer not in self.links)
         except SessionError as error:
@@ -141,12 +143,16 @@ class Connections:
         except (SocketClosed, TimeoutError) as error:
             await socket.close()
             self._event("refused", peer, address, SessionError("lost", words(error)))
-            return words(error)
+            return Failure(words(error))
         except BaseException:
             await socket.close()
             raise
         await self._hold(session, socket, began)
         return None
+
+    def refused(self, peer: bytes) -> None:
+        """For a dialler: nobody listens at any address of `peer`."""
+        self._party.refused(peer)
 
     async def wait_unlinked(self, peer: bytes) -> None:
         """For a dialler: returns once there is no link to `peer`."""

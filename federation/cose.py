@@ -134,13 +134,18 @@ def sign1(key: NodeKey, payload: bytes, aad: bytes) -> bytes:
 def verify1(raw: bytes, aad: bytes, max_size: int = MAX_ENTRY) -> tuple[bytes, bytes]:
     """(signer's public key, payload) of a message that `sign1` made for the same `aad`. Raises CoseError: too large,
     another shape, bad signature."""
+    signer, payload = read1(raw, max_size)
+    if not verify(signer, _sig_structure(raw, aad), raw[-SIGNATURE_BYTES:]):
+        raise CoseError("the signature does not hold")
+    return signer, payload
+
+
+def read1(raw: bytes, max_size: int) -> tuple[bytes, bytes]:
+    """(who is said to have signed it, payload) of such a message, its signature not checked. Raises CoseError."""
     if len(raw) > max_size:
         raise CoseError(f"{len(raw):,} bytes, the most is {max_size:,}")
     start, end = _payload_bounds(raw)
-    signer = raw[_KEY_AT:_UNPROTECTED_AT]
-    if not verify(signer, _sig_structure(raw, aad), raw[-SIGNATURE_BYTES:]):
-        raise CoseError("the signature does not hold")
-    return signer, raw[start:end]
+    return raw[_KEY_AT:_UNPROTECTED_AT], raw[start:end]
 
 
 def _sign1(key: NodeKey, payload: bytes, aad: bytes) -> tuple[bytes, bytes]:

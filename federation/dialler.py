@@ -7,6 +7,7 @@ each other at one moment do not meet at one moment.
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from federation.closing import SessionError
@@ -17,15 +18,26 @@ STEADY_S: Final = 5.0  # a link that lived for so long was a good one: the next 
 MAX_ADDRESSES: Final = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Nobody was reached. `refused`: nobody listens there."""
+
+    text: str
+    refused: bool = False
+
+
 class Linker(Protocol):
     """What a dialler needs of the node."""
 
-    async def connect(self, peer: bytes, address: str) -> str | None:
+    async def connect(self, peer: bytes, address: str) -> Failure | None:
         """Dials, and stays until the link is over. None where there was a link, else why nobody was reached. Raises
         SessionError where somebody was, and the handshake failed."""
 
     async def wait_unlinked(self, peer: bytes) -> None:
         """Returns once there is no link to the peer."""
+
+    def refused(self, peer: bytes) -> None:
+        """Nobody listens at any address of the peer."""
 
 
 class Dialler:
@@ -62,7 +74,7 @@ class Dialler:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        turn = 0
+        turn = refusals = 0
         while True:
             began = loop.time()
             self.state = "up"
@@ -77,13 +89,19 @@ class Dialler:
             self.address = self._addresses[turn % len(self._addresses)]
             began = loop.time()
             state = "backoff"
+            failed = None
+            self.error = ""
             try:
-                error = await self._linker.connect(self.peer, self.address)
+                failed = await self._linker.connect(self.peer, self.address)
             except SessionError as refusal:
-                error = str(refusal)
+                self.error = str(refusal)
                 state = "refused"
-            self.error = error or ""
-            if error is not None:
+            refusals = refusals + 1 if failed is not None and failed.refused else 0
+            if refusals >= len(self._addresses):
+                self._linker.refused(self.peer)
+            if failed is not None:
+                self.error = failed.text
+            if self.error:
                 turn += 1
                 if turn % len(self._addresses):
                     continue  # another address may do

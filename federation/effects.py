@@ -54,7 +54,43 @@ class Close:
     reason: str
 
 
+class Word(Enum):
+    """What is thought of another node. UP: a way leads to it; RESTARTING: it said that it stops and comes back;
+    UNREACHABLE: it is gone, or cut off; ISOLATED: it cannot be heard, but it is this node that is cut off."""
+
+    UP = "up"
+    RESTARTING = "restarting"
+    UNREACHABLE = "unreachable"
+    ISOLATED = "isolated"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """`reason`: why, for people; "" where it is up. `since_ms`: when that was found."""
+
+    word: Word
+    reason: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChanged:
+    """What is thought of the node `origin` is another now. None: nothing."""
+
+    origin: bytes
+    before: NodeState | None
+    after: NodeState | None
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """Another node has this node's key. `claim`: an incarnation to put on the disk, then `Membership.claimed`; None:
+    this node has to be quiet from now on."""
+
+    claim: int | None
+
+
 Landed = tuple[Sequence[Entry], bytes | None]
 """Entries that are on disk and merged, and the peer that sent them (None: this node said them)."""
 
-Effect = Send | Store | Verify | Close | Alert
+Effect = Send | Store | Verify | Close | Alert | NodeChanged | Twin

@@ -18,6 +18,7 @@ import uuid_utils
 from federation.closing import SessionError, close_frame, closed
 from federation.effects import Lane
 from federation.envelope import EnvelopeError, Message, decode_bare, is_bare
+from federation.membership import MESSAGES
 from federation.session import Session
 from federation.transport import DialError, Socket, SocketClosed
 
@@ -27,13 +28,14 @@ QUEUE_BYTES: Final = {Lane.BARE: 256 * 1024, Lane.PUSH: 2 << 20, Lane.BULK: 4 <<
 BULK_WAIT_S: Final = 2.0  # for the bulk socket, before bulk goes over the main one
 BULK_PING_S: Final = 20.0  # a bulk socket without a byte is pinged that often by who dialled it
 BULK_SILENT_S: Final = 60.0  # … and given up then
+LAST_S: Final = 0.5  # for what still waits at the end
 ASIDE: Final = 64 * 1024  # bytes: what is larger is sealed and opened in another thread (a block takes some 8 ms)
 SLICE_S: Final = 0.002  # of messages taken in before others have their turn
 UNCOMMITTED: Final = 256 * 1024  # bytes of entries from one peer on their way to the disk: no more bulk is read then
 BACKLOG: Final = 1_000  # entries that wait to be judged: the same
 _MAIN_MORE: Final = 4  # the main socket is read on for that much longer: pings come there
 FEATURE_BULK: Final = "bulk"
-BARE: Final = frozenset({"ping", "pong"})
+BARE: Final = frozenset({"ping", "pong"}) | MESSAGES
 """What may come without an envelope, besides `close`. Others are passed by: a later node may say more."""
 
 
@@ -315,9 +317,21 @@ class Link:
         if not self._over.done():
             self._over.set_result(why)
 
+    async def _last_words(self) -> None:
+        """What waits in the lane that goes first: that this node stops, say."""
+        bare = self._out[Lane.BARE]
+        try:
+            async with asyncio.timeout(LAST_S):
+                while bare:
+                    await self.socket.send(bare.take(0)[0])
+        except (SocketClosed, TimeoutError):
+            pass
+
     async def _close(self) -> None:
         why = self._over.result()
         last = None if why.by_peer else close_frame(why.code, why.reason)
+        if last is not None:
+            await self._last_words()
         await self.socket.close(last)  # first: a bulk socket that ends says nothing of why
         if self.bulk is not None:
             await self.bulk.close()

@@ -22,6 +22,7 @@ from federation import messages
 from federation.broadcast import Broadcast
 from federation.effects import Close, Effect, Landed, Lane, Send, Store, Verify
 from federation.judge import SLICE, Judge, Spoilt
+from federation.membership import MESSAGES, Membership
 from federation.messages import Entries, Message, Ping, Pong, Round
 from federation.pair import Pair, View
 from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, is_later_tree, tree_of
@@ -55,13 +56,15 @@ class Beliefs(Protocol):
 class Mesh:
     """All links of one node. Each call gets the time (`now_ms`) and gives what is to be done, in order."""
 
-    def __init__(self, replica: Replica, trust: Beliefs) -> None:
+    def __init__(self, replica: Replica, trust: Beliefs, incarnation: int = 1) -> None:
+        """`incarnation`: of this node, higher with each start."""
         self.replica = replica
         self.trust = trust
         self.pairs: dict[bytes, Pair] = {}
         self._broadcast = Broadcast()
         self._turns = Turns()
         self._judge = Judge(replica, self._turns)
+        self.membership = Membership(replica.key, incarnation, self._believes, self._may_know)
         self._trust_seen = -1
         for entry in replica.map:
             trust.learn(entry)
@@ -84,19 +87,35 @@ class Mesh:
         self.closed(peer, now_ms)
         pair = self.pairs[peer] = Pair(self.replica.origin, peer, self.replica.holdings)
         pair.next_ping_ms = now_ms
-        return [*self._offer(pair, now_ms), *self._ping(pair, now_ms)]
+        return [*self._offer(pair, now_ms), *self._ping(pair, now_ms), *self.membership.opened(peer, now_ms)]
 
     def closed(self, peer: bytes, now_ms: int) -> list[Effect]:
         """The link to `peer` is gone, and with it all that was under way."""
         if self.pairs.pop(peer, None) is not None:
             self._broadcast.closed(peer)
             self._turns.closed(peer)
+            self.membership.closed(peer, now_ms)
         return []
+
+    def refused(self, peer: bytes, now_ms: int) -> list[Effect]:
+        """`peer` is dialled, and nobody listens there."""
+        return self.membership.refused(peer, now_ms)
+
+    def heard(self, peer: bytes, at_ms: int) -> None:
+        """Some byte came from `peer` at `at_ms`, a part of a message perhaps."""
+        self.membership.heard(peer, at_ms)
+
+    def farewell(self, now_ms: int) -> list[Effect]:
+        """This node stops, and means to come back."""
+        return self.membership.farewell(now_ms)
 
     def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]:
         """One message of `peer`. Names that are not known are passed by, trees too: a later node may say more."""
+        self.membership.heard(peer, now_ms)
+        if (name := str(message.get("t"))) in MESSAGES:
+            return self.membership.received(peer, message, now_ms)
         pair = self.pairs.get(peer)
-        handler = self._handlers.get(str(message.get("t")))
+        handler = self._handlers.get(name)
         if pair is None or handler is None:
             return []
         if is_later_tree(message.get("tree")):
@@ -164,14 +183,15 @@ class Mesh:
         if self.trust.version == self._trust_seen:
             return []
         self._trust_seen = self.trust.version
-        return [effect for pair in self.pairs.values() for effect in self._offer(pair, now_ms)]
+        offers = [effect for pair in self.pairs.values() for effect in self._offer(pair, now_ms)]
+        return [*offers, *self.membership.expect(self.trust.keys(), now_ms)]
 
     # Time
 
     def tick(self, now_ms: int) -> list[Effect]:
         """To be called about four times a second."""
         self.trust.expire(now_ms)
-        effects = self.trust_changed(now_ms)
+        effects = [*self.trust_changed(now_ms), *self.membership.tick(now_ms)]
         for peer, ids in self._broadcast.overdue(now_ms).items():
             pair = self.pairs.get(peer)
             ids = [identity for identity in ids if pair is not None and not self._judge.is_known(pair, identity)]
@@ -214,6 +234,13 @@ class Mesh:
         return None if pair is None else pair.view(now_ms)
 
     # Partitions
+
+    def _believes(self, key: bytes, now_ms: int) -> bool:
+        return self.trust.admits(key, Class.PUBLIC, None, "node", now_ms)
+
+    def _may_know(self, peer: bytes, key: bytes) -> bool:
+        pair = self.pairs.get(peer)
+        return pair is not None and any(key in opening.both for opening in pair.trees.values())
 
     def _offer(self, pair: Pair, now_ms: int) -> list[Effect]:
         told = pair.offer(self._open_to(pair.peer, now_ms))

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from crdt.entry import Entry
 from federation.connections import Connections, LinkEvent
 from federation.dialler import Dialler
-from federation.effects import Close, Effect, Lane, Send, Store, Verify
+from federation.effects import Close, Effect, Lane, NodeChanged, Send, Store, Twin, Verify
 from federation.envelope import Message, encode_message
 from federation.handshake import Greeter, Redeemer, chain_in
 from federation.identity import NodeKey
@@ -46,6 +46,9 @@ class Engine(Protocol):
 
     def opened(self, peer: bytes, now_ms: int) -> list[Effect]: ...
     def closed(self, peer: bytes, now_ms: int) -> list[Effect]: ...
+    def refused(self, peer: bytes, now_ms: int) -> list[Effect]: ...
+    def heard(self, peer: bytes, at_ms: int) -> None: ...
+    def farewell(self, now_ms: int) -> list[Effect]: ...
     def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]: ...
     def sent(self, peer: bytes, now_ms: int) -> list[Effect]: ...
     def overflowed(self, peer: bytes) -> None: ...
@@ -111,6 +114,8 @@ class PeerNode:
         self.drop: Callable[[bytes, Message], bool] | None = None
         self.on_event: Callable[[LinkEvent], None] | None = None
         self.on_alert: Callable[[Alert], None] | None = None
+        self.on_node: Callable[[NodeChanged], None] | None = None
+        self.on_twin: Callable[[Twin], None] | None = None
         self._wall_ms = wall_ms
         self._commit = commit
         if chain_of is None:
@@ -146,6 +151,7 @@ class PeerNode:
     async def stop(self, code: str = "restarting") -> None:
         """Ends all links, tells the peers `code`, and waits until that is done: some seconds at most."""
         diallers, self._diallers = list(self._diallers.values()), {}
+        self.perform(self.mesh.farewell(self._wall_ms()))
         await self._connections.stop(code, STOP_S)
         await asyncio.gather(*(dialler.stop() for dialler in diallers))
         if self._server is not None:
@@ -240,6 +246,12 @@ class PeerNode:
                 self._go(self._verify(effect))
             elif isinstance(effect, Close):
                 self._connections.end(effect.peer, effect.code, effect.reason)
+            elif isinstance(effect, NodeChanged):
+                if self.on_node is not None:
+                    self.on_node(effect)
+            elif isinstance(effect, Twin):
+                if self.on_twin is not None:
+                    self.on_twin(effect)
             elif self.on_alert is not None:
                 self.on_alert(effect)
         if self.mesh.busy:
@@ -289,7 +301,9 @@ class PeerNode:
                 self._woke = now
             if self.trust.version != self._trust_seen:
                 self.trust_changed()
+            wall = self._wall_ms()
             for link in list(self._links.values()):
+                self.mesh.heard(link.peer, wall - int(link.silent_for() * 1000))
                 if min(link.silent_for(), now - self._woke) > SILENT_S:
                     link.end("silent", f"not a byte in {SILENT_S:.0f} s")
             self._guarded(self.mesh.tick)
@@ -310,6 +324,9 @@ class PeerNode:
 
     def unlinked(self, link: Link) -> None:
         self.perform(self.mesh.closed(link.peer, self._wall_ms()))
+
+    def refused(self, peer: bytes) -> None:
+        self.perform(self.mesh.refused(peer, self._wall_ms()))
 
     def event(self, event: LinkEvent) -> None:
         if self.on_event is not None:

@@ -8,6 +8,7 @@ long frame: that is what counts as life.
 """
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import ssl
@@ -44,7 +45,11 @@ class SocketClosed(Exception):
 
 
 class DialError(Exception):
-    """No connection to this address. The text says why."""
+    """No connection to this address. The text says why; `refused`: nobody listens there."""
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class Meter(asyncio.Protocol):
@@ -322,7 +327,8 @@ async def dial(address: str, context: ssl.SSLContext) -> Socket:
     except BaseException as error:
         await session.close()
         if isinstance(error, aiohttp.ClientError | OSError | ValueError):
-            raise DialError(str(error) or type(error).__name__) from None
+            refused = isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.ECONNREFUSED
+            raise DialError(str(error) or type(error).__name__, refused=refused) from None
         raise
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from crdt.entry import TRUST_KINDS, Class, Entry
 from federation.cose import fact_of, verify_entry
+from federation.effects import Word
 from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, tree_of
 from tests.sim.node import Process, SimNode
 from tests.sim.oracle import Ledger, merge
@@ -48,6 +49,10 @@ def unequal(scene: Scene) -> str | None:
         pair, rap = one.mesh.pairs.get(b.key.public), other.mesh.pairs.get(a.key.public)
         if pair is None or rap is None or one.links.get(b.key.public) is not other.links.get(a.key.public):
             return f"{a} and {b} have no link"
+        for process, peer in ((one, b), (other, a)):
+            state = process.mesh.membership.reach.states.get(peer.key.public)
+            if state is None or state.word is not Word.UP:
+                return f"{process.node} does not take {peer} to be up: {state}"
         ours, theirs = pair.digests(scene.world.now), rap.digests(scene.world.now)
         if ours != theirs:
             trees = [_name(scene, tree) for tree in {**ours, **theirs} if ours.get(tree) != theirs.get(tree)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from crdt import cbor
 from federation.effects import Lane
+from federation.membership import MESSAGES
 from federation.messages import Message
 from tests.sim.node import Process, SimNode
 from tests.sim.world import Violation, World
@@ -232,7 +233,7 @@ class Network:
         name = str(message["t"])
         self.said[name] += 1
         self.oracle.sent(process, target, message)
-        if world.lines is not None and name not in ("ping", "pong"):
+        if world.lines is not None and name not in {"ping", "pong", *MESSAGES}:
             world.tell(f"{process.node} -> {target}  {self.oracle.describe(message)}")
         at = (process.node.name, lane)
         if lane is Lane.BULK:

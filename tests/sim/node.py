@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from crdt.entry import Class, Entry, Key
 from federation.cose import fact_of, verify_entry
-from federation.effects import Close, Effect, Send, Store, Verify
+from federation.effects import Close, Effect, NodeChanged, Send, Store, Twin, Verify
 from federation.identity import NodeKey
 from federation.mesh import Mesh
 from federation.messages import Message
 from federation.replica import Alert, Persist, Replica, Statement, is_far_ahead
 from federation.trust import Anchor, Trust
+from tests.sim.world import Violation
 
 if TYPE_CHECKING:
     from tests.sim.network import Link, Network
@@ -75,6 +76,7 @@ class SimNode:
         self.beating: set[str] = set()
         self.backup: Disk | None = None
         self.amnesiac = False
+        self.incarnation = 0
         self.process: Process | None = None
 
     @property
@@ -126,7 +128,8 @@ class Process:
         for entry in node.disk.rows.values():
             self.replica.load(entry.raw, entry.id)
         self.replica.loaded()
-        self.mesh = Mesh(self.replica, self.trust)
+        node.incarnation = max(node.now // 1000, node.incarnation + 1)
+        self.mesh = Mesh(self.replica, self.trust, node.incarnation)
         self.busy: set[str] = set()  # names of services with a write on its way
         self.asked: set[str] = set()  # … for which somebody waits
         self._waiting: deque[Commit] = deque()
@@ -216,6 +219,13 @@ class Process:
                     self.node.network.closes(self, peer, code, reason)
                 case Alert():
                     self.world.tell(f"{self.node.name} alerts: {effect.text}")
+                case NodeChanged(origin, _, after):
+                    if self.world.lines is not None and after is not None:
+                        self.world.tell(
+                            f"{self.node.name} thinks that {self.node.oracle.label(origin)} is {after.word.value}"
+                        )
+                case Twin():
+                    raise Violation(f"{self.node.name} takes another for its twin")
         if self.trust.version != self._trust_seen:
             self._trust_moved()
         if self.mesh.busy and not self._working:

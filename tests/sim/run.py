@@ -6,6 +6,7 @@ import traceback
 from dataclasses import dataclass, field
 
 from crdt.entry import DAY_MS
+from federation.membership import MESSAGES
 from tests.sim import checks
 from tests.sim.network import Weather
 from tests.sim.node import Habits
@@ -87,7 +88,7 @@ def _heal(scene: Scene, result: Result) -> None:
     world.run(20_000)
     if (why := checks.unequal(scene)) is not None:
         raise Violation(f"they agreed, and then no more: {why}")
-    more = {name for name in network.said if network.said[name] != said[name]} - {"ping", "pong", "admits"}
+    more = {name for name in network.said if network.said[name] != said[name]} - {"ping", "pong", "admits", *MESSAGES}
     if more:
         raise Violation(f"all agree, and still they say {sorted(more)}")
     checks.final(scene, before)

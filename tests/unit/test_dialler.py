@@ -8,31 +8,37 @@ from itertools import pairwise
 import pytest
 
 from federation import dialler
-from federation.dialler import Dialler
+from federation.dialler import Dialler, Failure
 from tests.harness import until
 
 PEER = b"p" * 32
 
 
 class Line:
-    """A linker whose links live for `lives` s; None: nobody answers."""
+    """A linker whose links live for `lives` s; None: nobody answers, and at `closed` addresses nobody listens."""
 
     def __init__(self, lives: float | None = None) -> None:
         self.lives = lives
         self.calls: list[tuple[float, str]] = []
         self.linked = asyncio.Event()  # by the other side
         self.linked.set()
+        self.closed: set[str] = set()
+        self.refusals = 0
 
-    async def connect(self, peer: bytes, address: str) -> str | None:
+    async def connect(self, peer: bytes, address: str) -> Failure | None:
         assert peer == PEER
         self.calls.append((asyncio.get_running_loop().time(), address))
         if self.lives is None:
-            return "nobody answers"
+            return Failure("nobody answers", address in self.closed)
         await asyncio.sleep(self.lives)
         return None
 
     async def wait_unlinked(self, peer: bytes) -> None:
         await self.linked.wait()
+
+    def refused(self, peer: bytes) -> None:
+        assert peer == PEER
+        self.refusals += 1
 
     @property
     def gaps(self) -> list[float]:
@@ -105,4 +111,15 @@ async def test_a_new_address_is_dialled_at_once(monkeypatch: pytest.MonkeyPatch)
     dial.redirect(["b:1"])
     await until(lambda: len(line.calls) == 2)
     assert line.calls[1][1] == "b:1"
+    await dial.stop()
+
+
+async def test_a_peer_refuses_where_nobody_listens_at_any_of_its_addresses() -> None:
+    line = Line()
+    line.closed = {"a:1"}
+    dial = Dialler(PEER, ["a:1", "b:1"], line)
+    await until(lambda: len(line.calls) >= 6)
+    assert line.refusals == 0  # it may live at the other one
+    line.closed = {"a:1", "b:1"}
+    await until(lambda: line.refusals > 0)
     await dial.stop()

@@ -51,6 +51,15 @@ class EchoMesh:
         self.opens += 1
         return []
 
+    def refused(self, peer: bytes, now_ms: int) -> list[Effect]:
+        return []
+
+    def heard(self, peer: bytes, at_ms: int) -> None:
+        pass
+
+    def farewell(self, now_ms: int) -> list[Effect]:
+        return []
+
     def closed(self, peer: bytes, now_ms: int) -> list[Effect]:
         self.open.remove(peer)
         return []
