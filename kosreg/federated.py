@@ -109,7 +109,8 @@ class Federation:
         for anchor in await self.store.anchors():
             self.trust.put(anchor)
         self.trust.expire(self._wall_ms())  # the first look: a clock that jumps before the next one is noticed
-        self.mesh = Mesh(self.sync.replica, self.trust)
+        incarnation = await _next_incarnation(self.store, self._wall_ms())
+        self.mesh = Mesh(self.sync.replica, self.trust, incarnation)
         await self.membership.load()
         await self.members.load()
         listen = self._settings.listen
@@ -118,7 +119,7 @@ class Federation:
             self.mesh,
             self.trust,
             listen=listen if listen.kind == "tcp" else None,
-            incarnation=await _next_incarnation(self.store, self._wall_ms()),
+            incarnation=incarnation,
             wall_ms=self._wall_ms,
             commit=self.sync.commit_foreign,
             redeem=self._redeem,
@@ -126,6 +127,7 @@ class Federation:
         )
         self.peer_node.on_event = _log_event
         self.peer_node.on_alert = _log_alert
+        self.peer_node.on_node = self.sync.homes.changed
         self._relay = Relay(self._merged, lambda: len(self.mesh.pairs) > 1)
         self.sync.on_merged = self._relay.landed
         self.sync.shows = showing(self.trust, self._wall_ms)
@@ -178,6 +180,8 @@ class Federation:
             "root": None if root is None else did_of(root),
             "peers": sum(anchor.revoked is None for anchor in self.trust.anchors().values()),
             "links": len(self.mesh.pairs),
+            "nodes": self.sync.homes.counts(),
+            "isolated": self.mesh.membership.reach.isolated,
         }
 
     def has_peers(self) -> bool:

@@ -76,7 +76,9 @@ def _certificate(node: Node, root: bytes, issuer: bytes, subject: bytes, cert: C
     now = now_ms()
     ways = (way for way in node.trust.chains_to(subject) if way.holds(now))
     scope = scope_told(cert.scope)
+    alive = node.sync.homes.told(did_of(subject))
     return {
+        **({} if alive is None else {"node": alive}),
         "subject": did_of(subject),
         "issuer": did_of(issuer),
         "state": "granted" if cert.granted else "revoked",

@@ -28,6 +28,7 @@ from federation.replica import Alert, Changed, Persist, Replica, Statement
 from kosreg.arrivals import SPARE, Arrival, Arrivals, FromPeer, Part, Subject
 from kosreg.catalog import Catalog
 from kosreg.foreign import did, service_of, set_status
+from kosreg.homes import Homes
 from kosreg.liveness import restore, status_body
 from kosreg.loading import SHOWN_KINDS, load
 from kosreg.reshowing import Reshowing
@@ -75,6 +76,7 @@ class RegistrySync:
         self._busy: dict[str, Write] = {}  # by service
         self.arrivals = Arrivals(self)
         self.reshowing = Reshowing(self)
+        self.homes = Homes(self)
         store.on_commit = self._committed
         store.on_failure = self._failed
 
@@ -299,6 +301,7 @@ class RegistrySync:
         if foreign is None:
             self.not_shown += 1
             return None
+        foreign.away = self.homes.away(foreign.origin)
         if status is not None:
             set_status(foreign, status)
         return foreign

@@ -228,6 +228,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sync.reshowing.stop()
+        await self.sync.homes.stop()
         try:
             if hasattr(self, "liveness"):
                 self.liveness.flush()

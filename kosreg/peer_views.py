@@ -50,6 +50,8 @@ def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None)
         view["added"] = rfc3339(anchor.added)
         if anchor.revoked is not None:
             view["revoked"] = rfc3339(anchor.revoked)
+    if (alive := node.sync.homes.told(view["did"])) is not None:
+        view["node"] = alive
     if link is not None:
         view["link"] = _link(link)
     sync = node.mesh.view(key, now)

@@ -523,6 +523,8 @@ class Registry:
         uid = service.uid
         viewer = self.viewer(caller)
         story = told(service, self._entry(service), self.peer_name)
+        if (alive := self.sync.homes.told(service.origin)) is not None:
+            story["node"] = {"did": service.origin, **alive}
         before = self._replaced_by(service)
         if before is not None and viewer.sees(before):
             story["replaced"] = replaced(before)

@@ -94,7 +94,7 @@ class Reshowing:
         now = self._sync.wall_ms()
         for uid, claims in list(self._catalog.contested.items()):
             if claims.winner(now) is not self._catalog.get(uid):
-                await self._note()
+                await self.note()
                 self._catalog.settle(uid, now)
 
     # -- trust ---------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class Reshowing:
             elif (held is not None) != (entry is not None and sync.shows(entry)):
                 changed.append(uid)
         if changed:
-            await self._note()
+            await self.note()
         for uid in changed:
             self._show(origin, uid, now)
 
@@ -152,7 +152,7 @@ class Reshowing:
 
     async def name(self, uid: str, origin: str) -> None:
         """An admin says that the bare id `uid` means the node `origin` (its DID). Raises StoreError."""
-        await self._note()
+        await self.note()
         await self._store.put_alias(uid, parse_did(origin), ADMIN)
         claims = self._catalog.contested.get(uid)
         if claims is None:
@@ -167,7 +167,7 @@ class Reshowing:
         claims = self._catalog.contested.get(uid)
         if claims is None or claims.how != ADMIN:
             return False
-        await self._note()
+        await self.note()
         shown = self._catalog.get(uid)
         if len(claims.by_origin) > 1:
             holder = claims.holder if shown is None else shown.origin
@@ -210,7 +210,8 @@ class Reshowing:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    async def _note(self) -> None:
+    async def note(self) -> None:
+        """A change is about to be shown that no row tells. Raises StoreError."""
         if not self._noted:
             await self._store.set_meta(NOTE, THIS_RUN)
             self._noted = True

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -142,6 +142,11 @@ class Service:
             return NOT_MONITORED
         return BEATING if self.beat_ms else FULL_TTL
 
+    @property
+    def not_active_since(self) -> int:
+        """ms since 1970; 0 while it is simply active."""
+        return self.since
+
     def live_from(self, other: Service) -> None:
         """Take over the live fields of the record that this one replaces."""
         self.declared = other.declared
@@ -175,8 +180,8 @@ class Service:
         status = self.status
         why = orjson.dumps(self.why).decode() if self.reason is not None else f'"{self.why}"'
         more = "" if self.load is None else f',"load":{self.load}'
-        if self.since:
-            more += f',"since":"{rfc3339(self.since)}"'
+        if since := self.not_active_since:
+            more += f',"since":"{rfc3339(since)}"'
         return (
             f',"origin":"{self.origin}","klp":"klp://{self.uid}","heartbeat":{beat},"status":"{status}",'
             f'"liveness":{{"declared":"{self.declared}","effective":"{status}","heartbeat":{beat},"reason":{why}{more}}}}}'
@@ -187,27 +192,47 @@ class Service:
         return orjson.loads(self.json()).get(name)
 
 
+class Away(NamedTuple):
+    """What is shown of the services of a node that cannot be heard: a status, why, and since when (ms since 1970)."""
+
+    status: str
+    reason: str
+    since: int
+
+
 class ForeignService(Service):
-    """A record that another node signed: its status is what that node says, and nobody here judges, renews or changes
-    it. `peer`: the key (32 bytes) of the node that sent it, None where it was held since before the start; `came`: ms
-    since 1970, when it came."""
+    """A record that another node signed: its status is what that node says, or what follows from that node being gone
+    (`away`), and nobody here judges, renews or changes it. `peer`: the key (32 bytes) of the node that sent it, None
+    where it was held since before the start; `came`: ms since 1970, when it came."""
 
     foreign: ClassVar[bool] = True
 
-    __slots__ = ("came", "peer")
+    __slots__ = ("away", "came", "peer")
 
     def __init__(self, uid: str, origin: str, cls: Class, body: Mapping[str, Any], seq: int = 0) -> None:
         super().__init__(uid, origin, cls, body, seq)
         self.expired = True  # to whoever judges heartbeats: none that comes here counts
         self.came = 0
         self.peer: bytes | None = None
+        self.away: Away | None = None
+
+    def _over(self) -> Away | None:
+        """What hides the word of its node: nothing is better than offline, so that stays."""
+        return None if self.declared == "offline" else self.away
 
     @property
     def status(self) -> str:
-        """The effective status: what its node says."""
-        return self.declared
+        """The effective status: what its node says, while that can be heard."""
+        away = self._over()
+        return self.declared if away is None else away.status
 
     @property
     def why(self) -> str:
         """Its node's reason where it gives one."""
-        return self.reason or AS_SAID
+        away = self._over()
+        return (self.reason or AS_SAID) if away is None else away.reason
+
+    @property
+    def not_active_since(self) -> int:
+        away = self._over()
+        return self.since if away is None else away.since

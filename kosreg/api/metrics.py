@@ -49,6 +49,9 @@ TABLE: Final = (
     MetricDoc("kosreg_connections_refused", "counter", "Connections closed at once since too many were open."),
     MetricDoc("kosreg_websockets", "gauge", "Open WebSockets."),
     MetricDoc("kosreg_services", "gauge", "Services by effective status.", ("status",)),
+    MetricDoc("kosreg_nodes", "gauge", "Other nodes by what is thought of them.", ("state",)),
+    MetricDoc("kosreg_isolated", "gauge", "1 while this node takes itself to be cut off, else 0."),
+    MetricDoc("kosreg_beacons", "counter", "Beacons that came, by what became of them.", ("what",)),
     MetricDoc("kosreg_beats", "counter", "Heartbeats that counted."),
     MetricDoc("kosreg_unchanged_registrations", "counter", "Registrations of the same record again."),
     MetricDoc("kosreg_expiries", "counter", "Services that missed their ttl."),
@@ -156,6 +159,7 @@ class _Snapshot:
         yield "kosreg_connections", metrics.connections
         yield "kosreg_connections_refused", metrics.connections_refused
         yield "kosreg_websockets", len(node.sockets)
+        yield "kosreg_isolated", int(node.mesh.membership.reach.isolated)
         yield "kosreg_beats", node.registry.beats
         yield "kosreg_unchanged_registrations", node.registry.unchanged
         yield "kosreg_expiries", node.liveness.expiries
@@ -182,6 +186,12 @@ class _Snapshot:
         elif name == "kosreg_services":
             for effective, count in metrics.services(node).items():
                 yield (effective,), count
+        elif name == "kosreg_nodes":
+            for word, count in node.sync.homes.counts().items():
+                yield (word,), count
+        elif name == "kosreg_beacons":
+            for what, count in node.mesh.membership.counts.items():
+                yield (what,), count
         else:
             assert name == "kosreg_info", f"{name} is in TABLE, but nobody reads it"
             yield (node.version, node.did), 1

@@ -66,6 +66,8 @@ class NodeOut(TypedDict):
     root: Annotated[str | None, Field(description="The federation that internal means here: its root's DID.")]
     peers: Annotated[int, Field(description="Keys that an admin trusts.")]
     links: Annotated[int, Field(description="Peers that it has a link to now.")]
+    nodes: Annotated[dict[str, int], Field(description="Other nodes by what is thought of them: up, unreachable, ….")]
+    isolated: Annotated[bool, Field(description="It hears less than half of the nodes that it heard: it is cut off.")]
     started: Annotated[str, Field(description="RFC 3339.")]
     services: Counts
     websockets: int

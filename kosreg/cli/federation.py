@@ -267,12 +267,13 @@ def list_federations(
 ) -> None:
     """Lists the federations whose roots this node trusts; or the certificates of one of them.
 
-    DEPTH: how many certificates may follow: below this node, or below the one that is certified."""
+    ALIVE: what the beacons of all nodes say of it. DEPTH: how many certificates may follow: below this node, or below
+    the one that is certified."""
     body = cli.run(_list(cli, which))
     if cli.json:
         cli.answer(body)
         return
-    from kosreg.cli.show import ago, styled, table
+    from kosreg.cli.show import ALIVE_STYLES, ago, styled, table
 
     told = json.loads(body)
     if which is None:
@@ -296,11 +297,12 @@ def list_federations(
         )
         return
     table(
-        ["NODE", "STATE", "DEPTH", "CLASSES", "UNTIL", "ISSUER"],
+        ["NODE", "STATE", "ALIVE", "DEPTH", "CLASSES", "UNTIL", "ISSUER"],
         (
             [
                 one["subject"],
                 styled("holds" if one["holds"] else "broken" if one["state"] == "granted" else "revoked", _STYLES),
+                styled((one.get("node") or {}).get("state", ""), ALIVE_STYLES),
                 one["depth"],
                 one["classes"],
                 ago(one["until"]),

@@ -182,13 +182,14 @@ def trust(
 def list_peers(cli: Cli) -> None:
     """Lists the keys that are trusted, or revoked, here, and how the links are; above them this node itself.
 
-    CLOCK: how far the peer's is ahead, or behind. LAG: since both last held the same. DIFFER: entries that one side
-    lacked when they last compared. REFUSED: what was not taken from it, and why."""
+    STATE: of the link. ALIVE: what the beacons of all nodes say of it. CLOCK: how far the peer's is ahead, or behind.
+    LAG: since both last held the same. DIFFER: entries that one side lacked when they last compared. REFUSED: what was
+    not taken from it, and why."""
     body = cli.run(_call(cli, "GET", "/api/peers"))
     if cli.json:
         cli.answer(body)
         return
-    from kosreg.cli.show import styled, table
+    from kosreg.cli.show import ALIVE_STYLES, styled, table
 
     answer = json.loads(body)
     own, found = answer["self"], answer["peers"]
@@ -198,12 +199,27 @@ def list_peers(cli: Cli) -> None:
         return
     cli.answer("")
     table(
-        ["NAME", "FINGERPRINT", "STATE", "ROLE", "RTT", "CLOCK", "LAG", "DIFFER", "HELD", "REFUSED", "ERROR", "DID"],
+        [
+            "NAME",
+            "FINGERPRINT",
+            "STATE",
+            "ALIVE",
+            "ROLE",
+            "RTT",
+            "CLOCK",
+            "LAG",
+            "DIFFER",
+            "HELD",
+            "REFUSED",
+            "ERROR",
+            "DID",
+        ],
         (
             [
                 peer["name"],
                 _short(peer["fingerprint"]),
                 styled(_state(peer), _STYLES),
+                styled(str(_of(peer, "node").get("state", "")), ALIVE_STYLES),
                 peer["role"],
                 _milliseconds(_of(peer, "link").get("rtt_ms")),
                 _clock(_of(peer, "link").get("offset_ms")),
@@ -238,6 +254,7 @@ def show(cli: Cli, peer: Peer) -> None:
             ("fingerprint", told["fingerprint"]),
             ("role", told["role"]),
             ("state", _state(told)),
+            ("alive", _alive(_of(told, "node"))),
             ("addresses", told["addresses"]),
             ("trusted since", _moment(told.get("added"))),
             ("revoked", _moment(told.get("revoked"))),
@@ -331,6 +348,13 @@ def _short(fingerprint: str) -> str:
 
 
 _STYLES = {"up": "green", "revoked": "red", "backoff": "yellow", "connecting": "yellow", "waiting": "yellow"}
+
+
+def _alive(node: Mapping[str, Any]) -> str | None:
+    if not node:
+        return None
+    why = f": {node['reason']}" if node["reason"] else ""
+    return f"{node['state']} since {_moment(node['since'])}{why}"
 
 
 def _state(peer: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from kosreg.cli.shared import clean
 
+ALIVE_STYLES = {"up": "green", "restarting": "yellow", "unreachable": "red", "isolated": "yellow"}
 STATUS_STYLES = {"active": "green", "degraded": "yellow", "offline": "red"}
 EVENT_STYLES = STATUS_STYLES | {"registered": "green", "deregistered": "magenta"}
 WIDE = 10_000

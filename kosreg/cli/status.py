@@ -53,12 +53,19 @@ def show(node: Mapping[str, Any], ready: Mapping[str, Any]) -> None:
             ("API", node["api"]),
             ("federation", node["root"] or "none"),
             ("peers", f"{node['peers']} trusted, {node['links']} linked; listening on {node['federation']}"),
+            ("other nodes", _nodes(node)),
             ("up since", f"{local_time(node['started'])} ({ago(node['started'])})"),
             ("services", counts),
             ("watched by", f"{node['websockets']} WebSockets" if node["websockets"] else None),
             ("store", _store(ready.get("store"))),
         ]
     )
+
+
+def _nodes(node: Mapping[str, Any]) -> str | None:
+    """None where there are none."""
+    counts = ", ".join(f"{count} {word}" for word, count in node["nodes"].items() if count)
+    return f"{counts}; THIS NODE IS CUT OFF FROM MOST OF THEM" if node["isolated"] else counts or None
 
 
 def _store(stats: Mapping[str, Any] | None) -> str | None:

@@ -127,6 +127,17 @@ class SyncOut(TypedDict):
     refused: Annotated[dict[str, int], Field(description="What was not taken from it: why, and how many.")]
 
 
+class AliveOut(TypedDict):
+    """What is thought of a node."""
+
+    state: Annotated[
+        Literal["up", "restarting", "unreachable", "isolated"],
+        Field(description="isolated: it cannot be heard, and it is this node that is cut off."),
+    ]
+    reason: str
+    since: Annotated[str, Field(description=_TIME)]
+
+
 class PeerOut(TypedDict):
     """A key, and what this node makes of it."""
 
@@ -141,6 +152,7 @@ class PeerOut(TypedDict):
     held: Annotated[int, Field(description="Entries of it that are held here.")]
     added: NotRequired[str]
     revoked: NotRequired[Annotated[str, Field(description="Since when; absent: it is trusted.")]]
+    node: NotRequired[Annotated[AliveOut, Field(description="Whether it lives, by the beacons of all nodes.")]]
     link: NotRequired[LinkOut]
     sync: NotRequired[SyncOut]
 

@@ -137,6 +137,18 @@ def test_a_node_that_stops_in_good_order_restarts_and_is_never_unreachable(size:
     assert "unreachable" not in {word for _, word in told(world, "a")}
 
 
+def test_one_that_stops_restarts_as_soon_as_its_links_end_whether_its_port_answers_or_not() -> None:
+    world = settled(3)
+    node = world.nodes["a"]
+    node.do(node.membership.farewell(node.now))
+    world.run(0.1)
+    node.alive = False
+    for other in "bc":
+        world.close("a", other)
+    world.run(1)
+    assert world.words("a") == {"restarting"}
+
+
 def test_one_that_does_not_come_back_is_unreachable_after_a_minute() -> None:
     world = settled(3)
     node = world.nodes["a"]

@@ -60,7 +60,7 @@ def test_two_commands_join_two_nodes(pair: tuple[Node, Node], tmp_path: Path) ->
     own, _, table = b.run("peers", "list").stdout.partition("\n")
     assert re.fullmatch(rf"this node: b  {FINGERPRINT}  {b.ready['did']}", own)
     print_of_a = mine[a.ready["did"]]
-    assert re.search(rf"^a +{print_of_a[:9]} +up +peer +[0-9.]+ ms .* {a.ready['did']}$", table, re.MULTILINE)
+    assert re.search(rf"^a +{print_of_a[:9]} +up +up +peer +[0-9.]+ ms .* {a.ready['did']}$", table, re.MULTILINE)
     for word in (a.ready["did"], "a", print_of_a, print_of_a[:9], print_of_a[:6].upper().replace("-", "")):
         shown = b.run("peers", "show", word).stdout
         assert re.search(rf"^key +{a.ready['did']}$", shown, re.MULTILINE)
