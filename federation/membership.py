@@ -117,7 +117,11 @@ class Membership:
     def closed(self, peer: bytes, now_ms: int) -> None:
         """It is over: the peer is dialled again, or dials, or is gone."""
         if self._links.pop(peer, None) is not None and self._believes(peer, now_ms):
-            self._lost[peer] = _Lost(now_ms)
+            lease = self.reach.leases.get(peer)
+            stops = lease is not None and lease.beacon.stops
+            self._lost[peer] = _Lost(now_ms, out=stops)
+            if stops:
+                self._due_ms = self._judge_ms = 0
 
     def refused(self, peer: bytes, now_ms: int) -> list[Effect]:
         """`peer`, whose link is over, refused to be dialled: nobody listens there any more."""
