@@ -20,6 +20,8 @@ CODES: Final[Mapping[str, str]] = {
     "oversize": "a message is larger than it may be",
     "too-much": "the peer names more than one link may",
     "duplicate": "another link to the peer is up, and stays",
+    "twin": "another node with the same key has a link, and was started later",
+    "bad-beacon": "a beacon is not by the node that it names",
     "replaced": "a newer link to the peer took the place of this one",
     "unknown": "there is no such link, or no such invite",
     "silent": "nothing came for 15 s",
@@ -33,18 +35,23 @@ _MAX_REASON: Final = 1024
 
 
 class SessionError(Exception):
-    """The link cannot be. `code`: what it is closed with; `reason`: in words; `by_peer`: the other side said so."""
+    """The link cannot be. `code`: what it is closed with; `reason`: in words; `by_peer`: the other side said so;
+    `beacon`: by which the reason is shown to hold."""
 
-    def __init__(self, code: str, reason: str = "", *, by_peer: bool = False) -> None:
+    def __init__(self, code: str, reason: str = "", *, by_peer: bool = False, beacon: bytes = b"") -> None:
         super().__init__(f"{code}: {reason}" if reason else code)
         self.code = code
         self.reason = reason
         self.by_peer = by_peer
+        self.beacon = beacon
 
 
-def close_frame(code: str, reason: str = "") -> bytes:
+def close_frame(code: str, reason: str = "", beacon: bytes = b"") -> bytes:
     """The last frame on a link, in either direction, whenever."""
-    return cbor.encode({"t": _CLOSE, "code": code[:_MAX_CODE], "reason": reason[:_MAX_REASON]})
+    fields: dict[str, object] = {"t": _CLOSE, "code": code[:_MAX_CODE], "reason": reason[:_MAX_REASON]}
+    if beacon:
+        fields["beacon"] = beacon
+    return cbor.encode(fields)
 
 
 def closed(fields: Mapping[str, object]) -> SessionError | None:
@@ -54,4 +61,5 @@ def closed(fields: Mapping[str, object]) -> SessionError | None:
     code, reason = fields.get("code"), fields.get("reason", "")
     if type(code) is not str or len(code) > _MAX_CODE or type(reason) is not str or len(reason) > _MAX_REASON:
         return SessionError("malformed", "a close has a code, and a short reason")
-    return SessionError(code, reason, by_peer=True)
+    beacon = fields.get("beacon", b"")
+    return SessionError(code, reason, by_peer=True, beacon=beacon if type(beacon) is bytes else b"")

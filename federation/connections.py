@@ -42,6 +42,8 @@ class Party(Owner, Protocol):
     def linked(self, link: Link) -> None: ...
     def unlinked(self, link: Link) -> None: ...
     def refused(self, peer: bytes) -> None: ...
+    def beacon_of(self, peer: bytes) -> bytes: ...
+    def twin(self, beacon: bytes) -> None: ...
     def event(self, event: LinkEvent) -> None: ...
 
 
@@ -81,11 +83,11 @@ class Connections:
                     session = None
                 else:
                     session = await self._greeter.accept(
-                        socket, handshake, raw, lambda hello: self._wants(hello, began)
+                        socket, handshake, raw, lambda hello: self._refusal(hello, began)
                     )
         except SessionError as error:
             self._event("refused", None, socket.address, error)
-            await socket.close(None if error.by_peer else close_frame(error.code, error.reason))
+            await socket.close(None if error.by_peer else close_frame(error.code, error.reason, error.beacon))
             return
         except (SocketClosed, TimeoutError) as error:
             self._event("refused", None, socket.address, SessionError("lost", words(error)))
@@ -137,6 +139,8 @@ class Connections:
         except SessionError as error:
             await socket.close(None if error.by_peer else close_frame(error.code, error.reason))
             self._event("refused", peer, address, error)
+            if error.by_peer and error.code == "twin":
+                self._party.twin(error.beacon)
             if error.code in _NO_FAILURE:
                 return None
             raise
@@ -168,9 +172,9 @@ class Connections:
         if self._stopped is not None:
             await socket.close(close_frame(self._stopped))
             return
-        if not self._wants(session.hello, began, dialled=session.dialled):
-            self._event("refused", session.peer, socket.address, SessionError("duplicate"))
-            await socket.close(close_frame("duplicate", "another link to this node is up"))
+        if (error := self._refusal(session.hello, began, dialled=session.dialled)) is not None:
+            self._event("refused", session.peer, socket.address, error)
+            await socket.close(close_frame(error.code, error.reason, error.beacon))
             return
         if old is not None:
             old.end("replaced", "by a newer link")
@@ -187,10 +191,15 @@ class Connections:
         task.add_done_callback(self._holding.discard)
         await asyncio.wait((task,))  # who waits may be cancelled: the link goes on
 
-    def _wants(self, hello: Hello, began: float, *, dialled: bool = False) -> bool:
-        """Whether there is no link to that peer, or none as good as a new one would be."""
+    def _refusal(self, hello: Hello, began: float, *, dialled: bool = False) -> SessionError | None:
+        """Why no new link to that peer is wanted; None where there is none, or none as good as a new one would be."""
         old = self.links.get(hello.peer)
-        return old is None or old.is_over or _is_better(hello, dialled, began, old, self._greeter.key.public)
+        if old is None or old.is_over or _is_better(hello, dialled, began, old, self._greeter.key.public):
+            return None
+        if hello.incarnation < old.session.hello.incarnation:
+            beacon = self._party.beacon_of(hello.peer)
+            return SessionError("twin", "a node with this key that was started later has a link", beacon=beacon)
+        return SessionError("duplicate", "another link to this node is up")
 
     def _gone(self, link: Link) -> None:
         """Forgets a link that is over. May be called again."""

@@ -81,10 +81,10 @@ class Greeter:
         return ServerHandshake(self._me(), self.certificate, os.urandom(32))
 
     async def accept(
-        self, socket: Socket, handshake: ServerHandshake, raw: bytes, wants: Callable[[Hello], bool]
+        self, socket: Socket, handshake: ServerHandshake, raw: bytes, refusal: Callable[[Hello], SessionError | None]
     ) -> Session:
-        """Answers a client's hello. Where it redeemed an invite (`hello.join`), that is no link yet. `wants`:
-        whether a link to that peer is of use. Raises SessionError, SocketClosed."""
+        """Answers a client's hello. Where it redeemed an invite (`hello.join`), that is no link yet. `refusal`:
+        why a link to that peer is of no use. Raises SessionError, SocketClosed."""
         hello = handshake.hello(raw)
         welcome = None
         if hello.join is not None:
@@ -95,8 +95,8 @@ class Greeter:
                 raise SessionError(answer.code, answer.reason)
             welcome = answer
         self._trusted(hello.peer, hello.certs)
-        if welcome is None and not wants(hello):
-            raise SessionError("duplicate", "another link to this node is up")
+        if welcome is None and (error := refusal(hello)) is not None:
+            raise error
         frame, session = handshake.answer(welcome)
         await socket.send(frame)
         return session
@@ -169,6 +169,10 @@ class Greeter:
             await bulk.close()
             raise
         return bulk
+
+    def claim(self, incarnation: int) -> None:
+        """This node has another incarnation from now on."""
+        self._incarnation = incarnation
 
     def may_link(self, peer: bytes) -> bool:
         """Whether `peer` may have a link now."""

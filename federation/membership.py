@@ -84,6 +84,7 @@ class Membership:
     ) -> None:
         self.incarnation = incarnation
         self.yielded = False  # another node has this key, and goes on
+        self.level = incarnation // LEVEL  # the highest that was claimed for this key
         self.reach = Reachability(key.public)
         self.counts: Counter[str] = Counter()
         self._key = key
@@ -342,25 +343,31 @@ class Membership:
     # Two nodes with one key
 
     def _on_own(self, peer: bytes, beacon: Beacon) -> list[Effect]:
-        if beacon.order <= (self.incarnation, self._seq):
-            return []  # this node's own, or of an earlier start
-        if not is_signed(beacon):
+        if beacon.order > (self.incarnation, self._seq) and not is_signed(beacon):
             return [Close(peer, "bad-beacon", "a beacon is not by the node that it names")]
-        return self.twin(beacon.incarnation)
+        return self.shown(beacon.raw)
 
-    def twin(self, incarnation: int) -> list[Effect]:
-        """Another node with this node's key said `incarnation`, which is not below this node's.
+    def shown(self, raw: bytes) -> list[Effect]:
+        """A beacon that names this node, whoever brings it. Nothing follows from one of its own, or of an earlier
+        start, or from what it did not sign.
 
         The one that started first claims the key: it goes on, a level higher. Whoever sees a claim yields: it says
         nothing more until its admin claims the key for it.
         """
-        if self.yielded:
+        beacon = read_beacon(raw)
+        if self.yielded or beacon is None or beacon.origin != self._own or not is_signed(beacon):
             return []
-        if incarnation // LEVEL > self.incarnation // LEVEL:
+        if beacon.order <= (self.incarnation, self._seq):
+            return []
+        self.level = beacon.incarnation // LEVEL
+        if self.level > self.incarnation // LEVEL:
             self.yielded = True
             return [Alert("twin", _YIELDS, ()), Twin(None)]
-        claim = (self.incarnation // LEVEL + 1) * LEVEL + self.incarnation % LEVEL
-        return [Alert("twin", _CLAIMS, ()), Twin(claim)]
+        return [Alert("twin", _CLAIMS, ()), Twin(self.claim())]
+
+    def claim(self) -> int:
+        """An incarnation that is above all that any node with this key was heard to have."""
+        return (self.level + 1) * LEVEL + self.incarnation % LEVEL
 
     def claimed(self, incarnation: int, now_ms: int) -> list[Effect]:
         """The claim is on disk."""

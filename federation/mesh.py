@@ -105,6 +105,19 @@ class Mesh:
         """Some byte came from `peer` at `at_ms`, a part of a message perhaps."""
         self.membership.heard(peer, at_ms)
 
+    def beacon_of(self, peer: bytes) -> bytes:
+        """The newest beacon of `peer`, as it travels; b"" where none came."""
+        lease = self.membership.reach.leases.get(peer)
+        return b"" if lease is None else lease.beacon.raw
+
+    def twin(self, beacon: bytes) -> list[Effect]:
+        """Somebody shows `beacon`, by another node with this node's key."""
+        return self.membership.shown(beacon)
+
+    def claimed(self, incarnation: int, now_ms: int) -> list[Effect]:
+        """This node goes on as `incarnation`, which is on disk."""
+        return self.membership.claimed(incarnation, now_ms)
+
     def farewell(self, now_ms: int) -> list[Effect]:
         """This node stops, and means to come back."""
         return self.membership.farewell(now_ms)

@@ -49,6 +49,9 @@ class Engine(Protocol):
     def refused(self, peer: bytes, now_ms: int) -> list[Effect]: ...
     def heard(self, peer: bytes, at_ms: int) -> None: ...
     def farewell(self, now_ms: int) -> list[Effect]: ...
+    def beacon_of(self, peer: bytes) -> bytes: ...
+    def twin(self, beacon: bytes) -> list[Effect]: ...
+    def claimed(self, incarnation: int, now_ms: int) -> list[Effect]: ...
     def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]: ...
     def sent(self, peer: bytes, now_ms: int) -> list[Effect]: ...
     def overflowed(self, peer: bytes) -> None: ...
@@ -180,6 +183,19 @@ class PeerNode:
         if (dialler := self._diallers.pop(peer, None)) is not None:
             self._go(dialler.stop())
         self._connections.end(peer, code, reason)
+
+    def claim(self, incarnation: int) -> None:
+        """Another node has this node's key, and this one goes on as `incarnation`, which is on disk."""
+        self._greeter.claim(incarnation)
+        self.perform(self.mesh.claimed(incarnation, self._wall_ms()))
+        for dialler in self._diallers.values():
+            dialler.kick()
+
+    async def be_quiet(self) -> None:
+        """Another node has this node's key, and that one goes on: no link is kept, dialled or taken."""
+        diallers, self._diallers = list(self._diallers.values()), {}
+        await self._connections.stop("twin", STOP_S)
+        await asyncio.gather(*(dialler.stop() for dialler in diallers))
 
     def trust_changed(self) -> None:
         """Close what may no longer be. (Each tick sees by itself that trust has changed: this is for at once.)"""
@@ -327,6 +343,12 @@ class PeerNode:
 
     def refused(self, peer: bytes) -> None:
         self.perform(self.mesh.refused(peer, self._wall_ms()))
+
+    def beacon_of(self, peer: bytes) -> bytes:
+        return self.mesh.beacon_of(peer)
+
+    def twin(self, beacon: bytes) -> None:
+        self.perform(self.mesh.twin(beacon))
 
     def event(self, event: LinkEvent) -> None:
         if self.on_event is not None:

@@ -148,7 +148,7 @@ class Reachability:
                 continue
             for other in self._named_by(lease.beacon):
                 theirs = self.leases.get(other)
-                if other in reached or theirs is None or theirs.is_over(now_ms) or theirs.beacon.stops:
+                if other in reached or theirs is None or theirs.is_over(now_ms):
                     continue
                 if _may_hear(theirs.beacon, key):
                     reached.add(other)

@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from crdt.entry import Class, Entry
-from federation.effects import Landed
+from federation.effects import Landed, Twin
 from federation.identity import NodeKey, did_of
 from federation.joining import Denied, Redeem, Welcome
 from federation.mesh import Mesh
@@ -101,6 +101,7 @@ class Federation:
         self._name = name
         self._looking: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._parting: asyncio.Task[None] | None = None
         self._seen = -1
         self._taken = 0  # entries from peers since the last freeze
 
@@ -128,6 +129,7 @@ class Federation:
         self.peer_node.on_event = _log_event
         self.peer_node.on_alert = _log_alert
         self.peer_node.on_node = self.sync.homes.changed
+        self.peer_node.on_twin = self._on_twin
         self._relay = Relay(self._merged, lambda: len(self.mesh.pairs) > 1)
         self.sync.on_merged = self._relay.landed
         self.sync.shows = showing(self.trust, self._wall_ms)
@@ -163,10 +165,34 @@ class Federation:
         if hasattr(self, "peer_node"):
             self._relay.stop()
             await self.peer_node.stop()
-        for task in (self._looking, self._watching):
+        for task in (self._looking, self._watching, self._parting):
             if task is not None:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+
+    def _on_twin(self, twin: Twin) -> None:
+        self._parting = asyncio.create_task(self._part(twin), name="twin")
+
+    async def _part(self, twin: Twin) -> None:
+        """Another node has this node's key: go on above it, or be quiet."""
+        if twin.claim is None:
+            self.sync.yielded = True
+            await self.peer_node.be_quiet()
+            return
+        try:
+            await self._keep(twin.claim)
+        except StoreError as error:
+            log.warning("the node's key is not claimed yet", error=str(error))
+        else:
+            self.peer_node.claim(twin.claim)
+
+    async def claim(self) -> None:
+        """The admin says that this is the node that the key belongs to: so it is from the next start on. Raises
+        StoreError."""
+        await self._keep(self.mesh.membership.claim())
+
+    async def _keep(self, incarnation: int) -> None:
+        await self.store.set_meta(INCARNATION, incarnation.to_bytes(8, "big"))
 
     async def _redeem(self, asked: Redeem) -> Welcome | Denied:
         return await self.redeem(asked)
@@ -182,6 +208,7 @@ class Federation:
             "links": len(self.mesh.pairs),
             "nodes": self.sync.homes.counts(),
             "isolated": self.mesh.membership.reach.isolated,
+            "yielded": self.sync.yielded,
         }
 
     def has_peers(self) -> bool:

@@ -14,7 +14,9 @@ from federation.trust import Anchor, Certificate, Role
 from kosreg.api.http import Call, Reply, Route
 from kosreg.peers import scope_told
 from kosreg.problems import Problem
+from kosreg.refusals import store_problem
 from kosreg.schemas.federation_schema import MAX_CERTIFICATES, CertificatesOut, CertificatesQuery, FederationsOut
+from kosreg.store import StoreError
 from kosreg.times import now_ms, rfc3339
 
 if TYPE_CHECKING:
@@ -52,6 +54,16 @@ async def list_certificates(call: Call) -> Reply:
         raise Problem.invalid([{"pointer": "/limit", "detail": f"it is a number from 1 to {MAX_CERTIFICATES}"}])
     shown = [_certificate(node, root, *row) for row in rows[: int(limit)]]
     return Reply(200, {"certificates": shown, "total": len(rows)}, _NO_STORE)
+
+
+async def claim(call: Call) -> Reply:
+    node = call.app
+    try:
+        await node.claim_key()
+        await node.audit.write(call.who.sub, "claim", node.did, {})
+    except StoreError as error:
+        raise store_problem(error) from error
+    return Reply(204)
 
 
 def _federation(node: Node, anchor: Anchor) -> dict[str, Any]:
@@ -119,5 +131,10 @@ def federation_routes() -> list[Route]:
             "GET", "/api/federations/{did}/certificates", list_certificates, tag=tag, scope=ADMINS, path_models=_DID,
             query=CertificatesQuery, summary="Who certified whom in one of them, and who was revoked.",
             replies={200: CertificatesOut}, problems=("invalid", "not-found"),
+        ),
+        Route(
+            "POST", "/api/node/claim", claim, tag=tag, scope=ADMINS,
+            summary="From its next start on, this is the node that its key belongs to: another one yields.",
+            replies={204: None}, problems=("store-full", "unavailable"),
         ),
     ]  # fmt: skip

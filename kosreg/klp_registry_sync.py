@@ -53,6 +53,16 @@ class Write:
     done: asyncio.Future[None]  # for whoever waits; who hangs up does not take the write back
 
 
+class Yielded(StoreError):
+    """This node may sign nothing."""
+
+    title = "this node is quiet"
+    hint = (
+        "If this is the node that the key belongs to, stop the other one and run `kosreg doctor --claim` here; if it "
+        "is a copy, stop it, and start it with a data directory of its own."
+    )
+
+
 class RegistrySync:
     """Owns the order in which writes become visible.
 
@@ -71,6 +81,7 @@ class RegistrySync:
         self.on_merged: Callable[[Sequence[Landed]], None] = _nobody
         self.shows: Callable[[Entry], bool] = _all
         self.on_adopted: Callable[[Service], None] = _adopted
+        self.yielded = False  # another node has this node's key, and speaks for it
         self.not_shown = 0  # entries of services from outside that are no record
         self._writes: dict[int, Write | Arrival] = {}  # by id(batch)
         self._busy: dict[str, Write] = {}  # by service
@@ -129,6 +140,9 @@ class RegistrySync:
         `service`: the record to show. `secret`: (sealed,) to keep, (None,) to remove, None to leave. Raises StoreError
         (busy, closed) at once; the future fails with StoreError.
         """
+        if self.yielded:
+            self.replica.failed(persist)
+            raise Yielded("another node runs with its key, and speaks for it.")
         rows = [Row(entry, self._prior(entry)) for entry in persist.entries]
         batch = Batch(rows, secrets=[] if secret is None else [(uid, secret[0])], spare=SPARE)
         try:

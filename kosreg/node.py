@@ -196,6 +196,11 @@ class Node:
         anchor = self.trust.anchors().get(peer)
         return "" if anchor is None else anchor.name
 
+    async def claim_key(self) -> None:
+        """Another node runs with this node's key: from the next start on this one is the right one. Raises
+        StoreError."""
+        await self.federation.claim()
+
     def federated(self) -> dict[str, Any]:
         """For `GET /api/node`: where peers reach it, its federation, how many peers it has."""
         return self.federation.facts()

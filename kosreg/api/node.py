@@ -73,6 +73,9 @@ class Node(Protocol):
     def peer_node(self) -> PeerNode:
         """The links to peers."""
 
+    async def claim_key(self) -> None:
+        """From the next start on, this is the node that its key belongs to."""
+
     def federated(self) -> dict[str, Any]:
         """Where peers reach it, its federation, and how many peers it has: for `GET /api/node`."""
 

@@ -68,6 +68,7 @@ class NodeOut(TypedDict):
     links: Annotated[int, Field(description="Peers that it has a link to now.")]
     nodes: Annotated[dict[str, int], Field(description="Other nodes by what is thought of them: up, unreachable, ….")]
     isolated: Annotated[bool, Field(description="It hears less than half of the nodes that it heard: it is cut off.")]
+    yielded: Annotated[bool, Field(description="Another node runs with its key: it signs nothing, and has no links.")]
     started: Annotated[str, Field(description="RFC 3339.")]
     services: Counts
     websockets: int

@@ -14,10 +14,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kosreg.cli.finding import Finding
+from kosreg.cli.peer_findings import findings_of
 from kosreg.cli.shared import Cli, Exit, command
 from kosreg.client.address import RunFile, alive, find_node, read_run_file, start_command
 from kosreg.client.errors import ApiError, CannotRead, ClientError
@@ -29,27 +31,12 @@ if TYPE_CHECKING:
     from kosreg.listen import Listen
     from kosreg.store import Store
 
-State = Literal["good", "note", "bad"]
-
 LEAST_FREE = 256 * 1024 * 1024
 """Bytes. 100,000 records take some 100 MB, and SQLite's log as much again while a long read holds it."""
 EARLIEST = 1_735_689_600
 """2025-01-01: a clock before this release was made is wrong, for certain."""
 CLOCK_SLACK = 120.0
 """Seconds that a file may be newer than the clock: file systems of other machines, small corrections."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check saw. `todo`: what to do about it; "" where nothing is to be done."""
-
-    check: str
-    state: State
-    detail: str
-    todo: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        return {"check": self.check, "state": self.state, "detail": self.detail, "todo": self.todo}
 
 
 @dataclass(slots=True)
@@ -79,8 +66,16 @@ def doctor(
         Path | None,
         typer.Option(metavar="FILE", show_default=False, help="The settings that the node runs with, as for `run`."),
     ] = None,
+    claim: Annotated[
+        bool,
+        typer.Option("--claim", help="Another node runs with this node's key: say that this is the right one."),
+    ] = False,
 ) -> None:
-    """Checks keys, directory, clock, ports, store and the running node. Exit code 1 if anything is wrong."""
+    """Checks keys, directory, clock, ports, store, the running node and its peers. Exit code 1 if anything is wrong."""
+    if claim:
+        cli.run(_claim(cli))
+        cli.note("claimed: stop the other node, then restart this one")
+        return
     examination = Examination(cli.data_dir, config)
     findings = cli.run(examine(examination))
     well = all(finding.state != "bad" for finding in findings)
@@ -93,10 +88,16 @@ def doctor(
         raise typer.Exit(Exit.REFUSED)
 
 
+async def _claim(cli: Cli) -> None:
+    async with cli.client() as client:
+        await client.call("POST", "/api/node/claim")
+
+
 async def examine(examination: Examination) -> list[Finding]:
     """All checks, in an order in which each can use what those before it found."""
     checks: tuple[Check, ...] = (
         check_directory, check_settings, check_keys, check_clock, check_run_file, check_ports, check_store, check_api,
+        check_peers,
     )  # fmt: skip
     return [finding for check in checks async for finding in check(examination)]
 
@@ -314,6 +315,22 @@ async def check_api(known: Examination) -> AsyncIterator[Finding]:
         )
     else:
         yield Finding("API", "good", f"{target.address} answers")
+
+
+async def check_peers(known: Examination) -> AsyncIterator[Finding]:
+    if not known.running:
+        return
+    from kosreg.client.http import Client
+
+    try:
+        async with Client(find_node(known.data_dir)) as client:
+            node: dict[str, Any] = (await client.call("GET", "/api/node")).object()
+            peers: list[dict[str, Any]] = (await client.call("GET", "/api/peers")).object()["peers"]
+            federations: list[dict[str, Any]] = (await client.call("GET", "/api/federations")).object()["federations"]
+    except ClientError:
+        return  # check_api has said it
+    for finding in findings_of(node, peers, federations):
+        yield finding
 
 
 def what_next(known: Examination, findings: list[Finding]) -> str:

@@ -286,13 +286,14 @@ async def _(walk: Walk) -> Any:
 @judge("GET", "/api/audit")
 @judge("GET", "/api/federations")
 @judge("GET", "/api/federations/{did}/certificates")
+@judge("POST", "/api/node/claim")
 async def _(walk: Walk) -> Any:
     """Whom the node trusts is for admins alone."""
     peer = f"/api/peers/{walk.node.did}"
     for method, path in (
         ("GET", "/api/peers"), ("GET", peer), ("DELETE", peer), ("POST", f"{peer}/restore"), ("GET", "/api/audit"),
         ("GET", "/api/peers/invites"), ("POST", "/api/peers/invites"), ("POST", "/api/peers/join"),
-        ("POST", "/api/peers"), ("POST", "/api/certs"), ("GET", "/api/federations"),
+        ("POST", "/api/peers"), ("POST", "/api/certs"), ("POST", "/api/node/claim"), ("GET", "/api/federations"),
         ("GET", f"/api/federations/{walk.node.did}/certificates"),
     ):  # fmt: skip
         status, _, body = await walk.eve.see(method, path, {} if method == "POST" else None)

@@ -9,7 +9,7 @@ from federation.effects import Close, Lane, NodeChanged, Send, Twin, Word
 from federation.identity import NodeKey
 from federation.membership import LEVEL, Membership
 from federation.messages import Message
-from tests.unit.beacons import START, Beacons
+from tests.sim.beacons import START, Beacons
 
 NAMES = "abcdefghij"
 
@@ -275,6 +275,21 @@ def test_a_liar_takes_away_no_link_but_its_own() -> None:
         assert here.word(honest) is Word.UP
 
 
+def test_a_liar_keeps_nobody_alive_who_did_not_name_it() -> None:
+    liar, honest, dead = (NodeKey.generate() for _ in range(3))
+    here = Alone(liar, honest, dead)
+    here.opened(liar, honest)
+    here.beacon(honest, said(honest, 1, here.key, dead), said(dead, 1, honest))
+    here.beacon(liar, said(liar, 1, here.key, dead))
+    here.run(1)
+    assert here.word(dead) is Word.UP
+    here.beacon(honest, said(honest, 2, here.key))
+    for seq in range(2, 5):
+        here.beacon(liar, said(liar, seq, here.key, dead))
+        here.run(1)
+    assert here.word(dead) is Word.UNREACHABLE
+
+
 def test_beacons_of_an_earlier_start_change_nothing() -> None:
     peer, dead = NodeKey.generate(), NodeKey.generate()
     here = Alone(peer, dead)
@@ -449,6 +464,9 @@ def test_of_two_nodes_with_one_key_the_first_claims_it_and_the_other_yields() ->
         node.run(1)
     theirs = copy.membership._said
     assert theirs is not None
+    forged = make_beacon(NodeKey.generate(), theirs.order, theirs.at, 5, []).raw
+    for raw in (theirs.raw[:-1] + bytes([theirs.raw[-1] ^ 1]), forged, b"", b"no beacon"):
+        assert first.membership.shown(raw) == []
     new = first.beacon(peer, theirs.raw)
     assert [effect.claim for effect in new if isinstance(effect, Twin)] == [LEVEL + START // 1000]
     claim = first.membership.claimed(LEVEL + START // 1000, first.now)
@@ -459,6 +477,7 @@ def test_of_two_nodes_with_one_key_the_first_claims_it_and_the_other_yields() ->
     assert copy.membership.yielded
     assert not [effect for effect in copy.run(60) if isinstance(effect, Send) and effect.message["t"] == "beacon"]
     assert copy.beacon(peer, raw) == []  # it is told once
+    assert copy.membership.claim() == 2 * LEVEL + START // 1000 + 60  # what its admin may do
 
 
 def test_its_own_beacons_of_before_are_no_twin() -> None:

@@ -57,6 +57,15 @@ class EchoMesh:
     def heard(self, peer: bytes, at_ms: int) -> None:
         pass
 
+    def beacon_of(self, peer: bytes) -> bytes:
+        return b""
+
+    def twin(self, beacon: bytes) -> list[Effect]:
+        return []
+
+    def claimed(self, incarnation: int, now_ms: int) -> list[Effect]:
+        return []
+
     def farewell(self, now_ms: int) -> list[Effect]:
         return []
 

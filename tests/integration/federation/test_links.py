@@ -170,7 +170,7 @@ async def test_a_node_that_starts_anew_replaces_its_past() -> None:
         late = await stack.enter_async_context(running(LOW, incarnation=1))
         late.trusts(b)
         late.keeps(b)
-        await until(lambda: "refused duplicate" in b.codes())
+        await until(lambda: "refused twin" in b.codes())
         assert b.mesh.open == [new.key]
 
 
