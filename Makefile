@@ -46,6 +46,7 @@ bench: dev              ## our speed beside a bare aiohttp handler, as a table o
 
 bench-federation: dev   ## how fast facts travel between nodes, and what that costs
 	$(BIN)/python -m tests.bench.reconcile
+	$(BIN)/python -m tests.bench.trust
 	$(BIN)/python -m tests.bench.federation
 
 docs: dev               ## write the tables of the documentation anew from the code
@@ -58,8 +59,9 @@ soak-kill: dev          ## kill a node under load 50 times: nothing that was ack
 fuzz-api: dev           ## schemathesis against a real node for a long time (20 minutes)
 	KOSREG_TEST_EXAMPLES=1000 KOSREG_TEST_SEED=$$(date +%s) $(BIN)/pytest tests/integration/test_openapi_conformance.py
 
-sim: dev                ## 2000 simulated federations that are cut, crashed and wiped (8 minutes)
+sim: dev                ## 2000 simulated federations that are cut, crashed and wiped; who is alive, 1000 times (30 minutes)
 	$(BIN)/python -m tests.sim --first $$(date +%s) --runs 2000 --jobs 2
+	$(BIN)/python -m tests.sim.alive --first $$(date +%s) --runs 1000 --jobs 2
 
 mutants: dev            ## break one rule at a time and see the simulator notice (10 minutes)
 	$(BIN)/python -m tests.sim.mutants

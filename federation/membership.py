@@ -40,6 +40,7 @@ WINDOW: Final = 128  # leases compared in one `beacon.want`
 CHUNK: Final = 8 * 1024  # bytes of beacons in one message
 ANSWER: Final = 3 * CHUNK  # … in one answer
 RETRY_MS: Final = 2_000
+TRIES: Final = 5  # questions without an answer, before the comparison is given up
 PRUNES: Final = 256  # keys in one `beacon.prune`
 LEVEL: Final = 1 << 40  # of incarnations: what a claim adds
 
@@ -56,6 +57,7 @@ class _Near:
     asked_ms: int = 0
     silent: bool = False
     cursor: bytes | None = b""
+    tries: int = 0
     pruned: set[bytes] = field(default_factory=set)
     later: list[bytes] = field(default_factory=list)
     prunes: list[bytes] = field(default_factory=list)
@@ -176,7 +178,7 @@ class Membership:
             return [_malformed(peer)]
         if goes_on is not None and near.cursor is not None and (not goes_on or goes_on > near.cursor):
             near.cursor = goes_on or None
-            near.asked_ms = 0
+            near.asked_ms = near.tries = 0
         effects: list[Effect] = []
         for raw in raws:
             beacon = read_beacon(raw)
@@ -282,6 +284,10 @@ class Membership:
             if near.cursor is None or 0 <= now_ms - near.asked_ms < RETRY_MS:
                 continue
             near.asked_ms = now_ms
+            near.tries += 1
+            if near.tries > TRIES:
+                near.cursor = None
+                continue
             window = [key for key in self._ordered() if key >= near.cursor][: WINDOW + 1]
             end = window.pop() if len(window) > WINDOW else b""
             yield Send(

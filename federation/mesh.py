@@ -65,7 +65,8 @@ class Mesh:
         self._turns = Turns()
         self._judge = Judge(replica, self._turns)
         self.membership = Membership(replica.key, incarnation, self._believes, self._may_know)
-        self._trust_seen = -1
+        self._trust_seen = self._admits_seen = -1
+        self._admits: dict[Tree, frozenset[bytes]] = {}
         for entry in replica.map:
             trust.learn(entry)
         self._handlers: Mapping[str, Callable[[Pair, Message, int], Iterable[Effect]]] = {
@@ -263,7 +264,6 @@ class Mesh:
     def _open_to(self, peer: bytes, now_ms: int) -> dict[Tree, frozenset[bytes]]:
         """Of which origins this node takes entries from `peer`, tree by tree."""
         trust = self.trust
-        keys = {self.replica.origin, *trust.keys()}
         roots = trust.roots_of(self.replica.origin, now_ms)
         shared = {root for root in roots if trust.admits(peer, Class.INTERNAL, root, "service", now_ms)}
         trees = {
@@ -271,10 +271,18 @@ class Mesh:
             PUBLIC_FACTS: "service",
             **{internal(root): "service" for root in sorted(shared)},
         }
-        return {
-            tree: frozenset(key for key in keys if trust.admits(key, tree.cls, tree.root, kind, now_ms))
-            for tree, kind in trees.items()
-        }
+        return {tree: self._admitted(tree, kind, now_ms) for tree, kind in trees.items()}
+
+    def _admitted(self, tree: Tree, kind: str, now_ms: int) -> frozenset[bytes]:
+        """Of which origins entries are taken in `tree`, from whomever. Worked out once, until trust has changed."""
+        trust = self.trust
+        if self._admits_seen != trust.version:
+            self._admits_seen = trust.version
+            self._admits.clear()
+        if tree not in self._admits:
+            keys = {self.replica.origin, *trust.keys()}
+            self._admits[tree] = frozenset(key for key in keys if trust.admits(key, tree.cls, tree.root, kind, now_ms))
+        return self._admits[tree]
 
     def _on_admits(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
         said = messages.parse_admits(message)

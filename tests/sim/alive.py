@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import Pool
 from typing import Final
 
 from tests.sim.beacons import Beacons
@@ -181,19 +182,27 @@ def _told(world: Beacons, count: int, but: str = "") -> None:
         raise Violation(f"{len(changes)} changes were told, and not {count}: {changes[:20]}")
 
 
+def _failure(field: tuple[str, int, int]) -> str | None:
+    try:
+        run(*field)
+    except Violation as violation:
+        return str(violation)
+    return None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim.alive", description=__doc__)
     parser.add_argument("--runs", type=int, default=20, help="of each field (default 20)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     given = parser.parse_args()
     began, count = time.perf_counter(), 0
-    try:
-        for what, size, seed in fields(given.first, given.runs):
-            run(what, size, seed)
+    with Pool(given.jobs) as pool:
+        for failure in pool.imap(_failure, fields(given.first, given.runs), 6):
+            if failure is not None:
+                print(failure)
+                return 1
             count += 1
-    except Violation as violation:
-        print(violation)
-        return 1
     print(f"{count} runs, none failed, {count / (time.perf_counter() - began):.1f} a second")
     return 0
 
