@@ -1,12 +1,14 @@
 """Keeps one link to a peer: dials its addresses in turn, and waits longer and longer between rounds that fail.
 
-It dials only while there is no link to the peer, whoever dialled that one. Waits are jittered, so that nodes that lost
+Given addresses come first, then those that the peer itself tells (`told`). It dials only while there is no link to the
+peer, whoever dialled that one. That nobody listens counts only for given addresses: what a peer tells may be wrong
+without its being gone. Waits are jittered, so that nodes that lost
 each other at one moment do not meet at one moment.
 """
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -45,13 +47,16 @@ class Dialler:
     that failed) or waiting (no address to dial); `address`: the one of the last attempt; `error`: how that ended, ""
     where it was well."""
 
-    def __init__(self, peer: bytes, addresses: Sequence[str], linker: Linker) -> None:
+    def __init__(
+        self, peer: bytes, addresses: Sequence[str], linker: Linker, told: Callable[[], Sequence[str]] = tuple
+    ) -> None:
         self.peer = peer
         self.state = "connecting"
         self.address = ""
         self.error = ""
         self._addresses = list(addresses[:MAX_ADDRESSES])
         self._linker = linker
+        self._told = told
         self._failures = 0  # rounds in a row
         self._kicked = asyncio.Event()
         self._random = random.SystemRandom()
@@ -81,12 +86,14 @@ class Dialler:
             await self._linker.wait_unlinked(self.peer)
             if loop.time() - began >= STEADY_S:
                 self._failures = 0
-            if not self._addresses:
+            given = self._addresses
+            addresses = [*given, *(address for address in self._told()[:MAX_ADDRESSES] if address not in given)]
+            if not addresses:
                 self.state = "waiting"
                 await self._pause(LONGEST_WAIT_S)
                 continue
             self.state = "connecting"
-            self.address = self._addresses[turn % len(self._addresses)]
+            self.address = addresses[turn % len(addresses)]
             began = loop.time()
             state = "backoff"
             failed = None
@@ -96,14 +103,17 @@ class Dialler:
             except SessionError as refusal:
                 self.error = str(refusal)
                 state = "refused"
-            refusals = refusals + 1 if failed is not None and failed.refused else 0
-            if refusals >= len(self._addresses):
-                self._linker.refused(self.peer)
+            if failed is None or not failed.refused:
+                refusals = 0
+            elif self.address in given:
+                refusals += 1
+                if refusals >= len(given):
+                    self._linker.refused(self.peer)
             if failed is not None:
                 self.error = failed.text
             if self.error:
                 turn += 1
-                if turn % len(self._addresses):
+                if turn % len(addresses):
                     continue  # another address may do
             elif loop.time() - began >= STEADY_S:
                 self._failures = 0

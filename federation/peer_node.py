@@ -88,6 +88,10 @@ def _no_chain(root: bytes) -> tuple[bytes, ...]:
     return ()
 
 
+def _untold(peer: bytes) -> tuple[str, ...]:
+    return ()
+
+
 class PeerNode:
     """Start it, `keep` the peers, and `perform` what the mesh asks for. `counts`: ends of links and of attempts, by
     code."""
@@ -119,6 +123,7 @@ class PeerNode:
         self.on_alert: Callable[[Alert], None] | None = None
         self.on_node: Callable[[NodeChanged], None] | None = None
         self.on_twin: Callable[[Twin], None] | None = None
+        self.addresses_of: Callable[[bytes], Sequence[str]] = _untold
         self._wall_ms = wall_ms
         self._commit = commit
         if chain_of is None:
@@ -169,14 +174,14 @@ class PeerNode:
     # Whom to have links to
 
     def keep(self, peer: bytes, addresses: Sequence[str]) -> None:
-        """Keep a link to `peer`: dial these addresses (HOST:PORT) whenever there is none. Without addresses it is for
-        the peer to dial."""
+        """Keep a link to `peer`: dial these addresses (HOST:PORT), or those that it tells itself (`addresses_of`),
+        whenever there is none. Without any it is for the peer to dial."""
         if peer == self.key.public:
             return
         if peer in self._diallers:
             self._diallers[peer].redirect(addresses)
         else:
-            self._diallers[peer] = Dialler(peer, addresses, self._connections)
+            self._diallers[peer] = Dialler(peer, addresses, self._connections, lambda: self.addresses_of(peer))
 
     def forget(self, peer: bytes, code: str = "revoked", reason: str = "") -> None:
         """Dial no more, and close the link if there is one."""

@@ -27,11 +27,13 @@ from kosreg.foreign import labels
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.members import Members
 from kosreg.membership import Membership
+from kosreg.node_entries import NodeEntries
 from kosreg.relay import Relay
 from kosreg.settings import FederationSettings
 from kosreg.store import Store, StoreError
 
 FREEZE = 10_000  # entries from peers between two reliefs of the garbage collector
+SAY = 30.0  # s between two looks at what this node says of itself: its addresses may have changed
 RENEW = 3600.0  # s between two looks at what this node has certified
 WATCH = 1.0  # s between two looks at what time has changed
 INCARNATION = "incarnation"  # meta: of this key, higher with each start
@@ -95,6 +97,7 @@ class Federation:
         self.peer_node: PeerNode
         self.membership = Membership(trust, sync, store, wall_ms)
         self.members = Members(trust, sync, store, wall_ms)
+        self.node_entries: NodeEntries
         self.redeem: Callable[[Redeem], Awaitable[Welcome | Denied]] = _no_invites
         self._wall_ms = wall_ms
         self._settings = settings
@@ -136,6 +139,7 @@ class Federation:
 
     async def start(self) -> None:
         """Listen and dial. Raises OSError where the address is taken."""
+        self.peer_node.addresses_of = self.node_entries.addresses_of
         await self.peer_node.start()
         for anchor in self.trust.anchors().values():
             if anchor.role is Role.PEER and anchor.revoked is None:
@@ -148,8 +152,11 @@ class Federation:
 
     async def _watch(self) -> None:
         """Certificates begin and end by themselves; those by this node are renewed."""
-        looked = -RENEW
+        looked = said = -RENEW
         while True:
+            if time.monotonic() - said >= SAY:
+                said = time.monotonic()
+                await self._say()
             if time.monotonic() - looked >= RENEW:
                 looked = time.monotonic()
                 try:
@@ -236,6 +243,15 @@ class Federation:
                 await self.membership.look()
             except StoreError as error:
                 log.warning("the internal entries are not moved yet", error=str(error))
+        await self._say()
+
+    async def _say(self) -> None:
+        if not self.has_peers():
+            return  # nobody could hear it
+        try:
+            await self.node_entries.write()
+        except StoreError as error:
+            log.warning("the node's own entry is not written yet", error=str(error))
 
     def _merged(self, landed: Sequence[Landed]) -> None:
         self._taken += sum(len(entries) for entries, peer in landed if peer is not None)

@@ -92,6 +92,7 @@ def _certificate(node: Node, root: bytes, issuer: bytes, subject: bytes, cert: C
     return {
         **({} if alive is None else {"node": alive}),
         "subject": did_of(subject),
+        "name": node.name if subject == node.key.public else node.node_entries.said_by(subject).name,
         "issuer": did_of(issuer),
         "state": "granted" if cert.granted else "revoked",
         "holds": cert.granted and any(way.keys[0] == root and way.keys[-2] == issuer for way in ways),

@@ -36,6 +36,7 @@ from kosreg.foreign import is_sound
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
 from kosreg.maintenance import Maintenance
+from kosreg.node_entries import NodeEntries
 from kosreg.paths import NODE_KEY
 from kosreg.peer_routes import peer_routes
 from kosreg.peers import Peers
@@ -66,10 +67,11 @@ def _keep_to_the_key(data_dir: Path, store_url: str) -> None:
 class Node:
     """All parts of one running node. Made by `start`, ended by `stop`."""
 
-    def __init__(self, settings: Settings, data_dir: Path, key: NodeKey, store: Store) -> None:
+    def __init__(self, settings: Settings, data_dir: Path, key: NodeKey, next_key: bytes, store: Store) -> None:
         self.settings = settings
         self.data_dir = data_dir
         self.key = key
+        self.next_key = next_key  # its public half
         self.store = store
         self.did = key.did
         self.version = __version__
@@ -98,6 +100,7 @@ class Node:
         self.server: Server
         self.audit: Audit
         self.peers: Peers
+        self.node_entries: NodeEntries
         self.federation = Federation(key, self.trust, self.sync, store, now_ms, settings.federation, self.name)
 
     # -- start ---------------------------------------------------------------------------------------------------
@@ -106,9 +109,9 @@ class Node:
     async def start(cls, settings: Settings, data_dir: Path) -> Node:
         """A node that serves. Raises KeyFileError, StoreError, Damaged, or what the server says of its address."""
         _keep_to_the_key(data_dir, settings.store_url)
-        key, _ = load_or_create(data_dir)
+        key, next_key = load_or_create(data_dir)
         store = await Store.open(settings.store_url, key.public, key.derive("store"))
-        node = cls(settings, data_dir, key, store)
+        node = cls(settings, data_dir, key, next_key.public, store)
         try:
             await node._start()
         except BaseException:
@@ -141,6 +144,9 @@ class Node:
         )
         await self.peers.open()
         self.federation.redeem = self.peers.redeem
+        self.node_entries = self.federation.node_entries = NodeEntries(
+            self.name, self.next_key, self.sync, self.audit, self.peers.reachable_at, self.peers.dialable
+        )
         self.auth = await Auth.open(self.store, self.did, self.settings.tokens.issuers)
         self.auth.on_revoked.append(self._revoked)
         self.liveness = Liveness(

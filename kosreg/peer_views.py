@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from federation.identity import did_of
 from federation.peer_node import LinkState
 from federation.trust import MEMBER_SCOPE, Anchor, Role
-from kosreg.peers import MAX_NAME, fingerprint, is_like_a_key, scope_told
+from kosreg.peers import fingerprint, scope_told
 from kosreg.times import now_ms, rfc3339
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None)
     now = now_ms()
     roots = sorted(did_of(root) for root in node.trust.roots_of(key, now))
     known = anchor or Anchor(key, Role.PEER, scope=MEMBER_SCOPE)
+    said = node.node_entries.said_by(key)
     view: dict[str, Any] = {
         "did": did_of(key),
-        "name": known.name or (_called(node, key) if anchor is None else ""),
+        "name": known.name or said.name,
         "fingerprint": fingerprint(key),
         "role": "member" if anchor is None else known.role.value,
         "addresses": list(known.addresses),
@@ -52,6 +53,8 @@ def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None)
             view["revoked"] = rfc3339(anchor.revoked)
     if (alive := node.sync.homes.told(view["did"])) is not None:
         view["node"] = alive
+    if said.version:
+        view["tells"] = {"name": said.name, "version": said.version, "addresses": list(said.addresses)}
     if link is not None:
         view["link"] = _link(link)
     sync = node.mesh.view(key, now)
@@ -65,14 +68,6 @@ def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None)
             "refused": dict(sync.refused),
         }
     return view
-
-
-def _called(node: Node, key: bytes) -> str:
-    """What a member calls itself in its own record, if that is shown here."""
-    did = did_of(key)
-    held = node.catalog.claim(did, did)
-    name = "" if held is None else held.name[:MAX_NAME]
-    return "" if is_like_a_key(name) else name
 
 
 def _link(link: LinkState) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class Peers:
                 return Denied("root", "your node key is trusted here as the root of a federation, not as a node")
             if found.federation is not None:
                 return await self._admit(asked, found, found.federation)
-            anchor = self._anchor_of(asked.peer, found.name or asked.name, self._dialable(asked.addresses))
+            anchor = self._anchor_of(asked.peer, found.name or asked.name, self.dialable(asked.addresses))
             if found.joiner is None or known is None:
                 bound = replace(found, joiner=asked.peer, bound=found.bound or self._wall_ms())
                 detail = {"invite": found.id.hex(), "name": anchor.name, "addresses": list(anchor.addresses)}
@@ -164,7 +164,7 @@ class Peers:
     async def _admit(self, asked: Redeem, found: Invite, root: bytes) -> Welcome | Denied:
         """What who becomes a member by the invite is told."""
         given: tuple[bytes, ...] | Denied | None = self.members.refusal(asked.peer, root)
-        addresses = self._dialable(asked.addresses)
+        addresses = self.dialable(asked.addresses)
         if given is None:
             if found.joiner is None:
                 bound = replace(found, joiner=asked.peer, bound=self._wall_ms())
@@ -214,7 +214,7 @@ class Peers:
             self._may_be_root(line.federation)
         try:
             welcome = await self.links.join(
-                self._dialable(line.addresses),
+                self.dialable(line.addresses),
                 line.key,
                 lambda transcript: line.proof(transcript, self.name, self.reachable_at()),
             )
@@ -223,7 +223,7 @@ class Peers:
         async with self._turn:
             self._not_revoked(line.key)
             self._no_root(line.key)
-            there = usable((*line.addresses, *self._dialable(welcome.addresses)))
+            there = usable((*line.addresses, *self.dialable(welcome.addresses)))
             if line.federation is not None:
                 await self._enter(actor, line, line.federation, welcome, there)
                 return Joined(line.key, welcome.name, line.federation)
@@ -346,7 +346,7 @@ class Peers:
             return Anchor(key, Role.PEER, name[:MAX_NAME], addresses, added=self._wall_ms())
         return replace(known, name=known.name or name[:MAX_NAME], addresses=known.addresses or addresses)
 
-    def _dialable(self, addresses: Sequence[str]) -> tuple[str, ...]:
+    def dialable(self, addresses: Sequence[str]) -> tuple[str, ...]:
         """Those of another node's addresses that may be dialled: its loopback is ours only on one machine."""
         near = any(reach.is_loopback(address) for address in self.reachable_at()) or not self.reachable_at()
         return tuple(address for address in usable(addresses) if near or not reach.is_loopback(address))

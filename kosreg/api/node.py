@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kosreg.catalog import Catalog
     from kosreg.klp_registry_sync import RegistrySync
     from kosreg.liveness import Liveness
+    from kosreg.node_entries import NodeEntries
     from kosreg.peers import Peers
     from kosreg.registry import Registry
     from kosreg.settings import Settings
@@ -64,6 +65,7 @@ class Node(Protocol):
     sync: RegistrySync
     peers: Peers
     audit: Audit
+    node_entries: NodeEntries
 
     @property
     def mesh(self) -> Mesh:

@@ -297,9 +297,10 @@ def list_federations(
         )
         return
     table(
-        ["NODE", "STATE", "ALIVE", "DEPTH", "CLASSES", "UNTIL", "ISSUER"],
+        ["NAME", "NODE", "STATE", "ALIVE", "DEPTH", "CLASSES", "UNTIL", "ISSUER"],
         (
             [
+                one["name"],
                 one["subject"],
                 styled("holds" if one["holds"] else "broken" if one["state"] == "granted" else "revoked", _STYLES),
                 styled((one.get("node") or {}).get("state", ""), ALIVE_STYLES),
@@ -310,7 +311,7 @@ def list_federations(
             ]
             for one in told["certificates"]
         ),
-        optional=("CLASSES", "UNTIL"),
+        optional=("NAME", "CLASSES", "UNTIL"),
     )
     if told["total"] > len(told["certificates"]):
         cli.note(f"{len(told['certificates'])} of {told['total']}")

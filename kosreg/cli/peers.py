@@ -256,6 +256,8 @@ def show(cli: Cli, peer: Peer) -> None:
             ("state", _state(told)),
             ("alive", _alive(_of(told, "node"))),
             ("addresses", told["addresses"]),
+            ("tells", _of(told, "tells").get("addresses")),
+            ("version", _of(told, "tells").get("version")),
             ("trusted since", _moment(told.get("added"))),
             ("revoked", _moment(told.get("revoked"))),
             ("certified by", told["roots"]),

@@ -36,6 +36,7 @@ class CertificateOut(TypedDict):
     """The newest word of one key about another."""
 
     subject: str
+    name: Annotated[str, Field(description="What the subject calls itself, as far as is known here.")]
     issuer: str
     state: Annotated[str, Field(description="granted or revoked.")]
     holds: Annotated[bool, Field(description="A grant: whether a chain through it leads to its subject now.")]

@@ -138,11 +138,19 @@ class AliveOut(TypedDict):
     since: Annotated[str, Field(description=_TIME)]
 
 
+class TellsOut(TypedDict):
+    """What the node says of itself, signed by its key."""
+
+    name: str
+    version: str
+    addresses: Annotated[list[str], Field(description="Dialled as well where the admin gave none that answers.")]
+
+
 class PeerOut(TypedDict):
     """A key, and what this node makes of it."""
 
     did: str
-    name: str
+    name: Annotated[str, Field(description="As the admin says, or else as the node calls itself.")]
     fingerprint: Annotated[str, Field(description="Of the key, to compare by eye.")]
     role: Annotated[Literal["peer", "root", "member"], Field(description="member: only by a certificate of a root.")]
     addresses: list[str]
@@ -153,6 +161,7 @@ class PeerOut(TypedDict):
     added: NotRequired[str]
     revoked: NotRequired[Annotated[str, Field(description="Since when; absent: it is trusted.")]]
     node: NotRequired[Annotated[AliveOut, Field(description="Whether it lives, by the beacons of all nodes.")]]
+    tells: NotRequired[TellsOut]
     link: NotRequired[LinkOut]
     sync: NotRequired[SyncOut]
 
