@@ -13,6 +13,8 @@ the signature.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from struct import Struct
+from struct import error as StructError
 from sys import intern
 from typing import Final, NamedTuple
 
@@ -41,6 +43,7 @@ class Class(IntEnum):
 
 
 _CLASSES: Final = tuple(Class)
+_FIXED: Final = Struct(">HQBBHQBB")  # from stamp to the body's head, where both numbers take 8 bytes
 
 
 class EntryError(ValueError):
@@ -213,27 +216,25 @@ def entry_of_checked(payload: bytes, origin: bytes, id: bytes, raw: bytes) -> En
             size = payload[at]
             at += 1
         name_end = at + size
-        stamp_end = name_end + 10
-        life_end = stamp_end + 12
+        stamp_at, stamp, class_at, cls, life_at, valid_until, body_at, body = _FIXED.unpack_from(payload, name_end)
         usual = (
             payload[0] == 0xA6
             and 0x60 <= payload[2] < 0x78
             and 0x60 <= head <= 0x78
-            and payload[name_end : name_end + 2] == b"\x03\x1b"
-            and payload[stamp_end + 2 : stamp_end + 4] == b"\x05\x1b"
+            and (stamp_at, class_at, life_at, body_at) == (0x031B, 0x04, 0x051B, 0x06)
         )
-    except IndexError:
+    except (IndexError, StructError):
         usual = False
     if usual:
         return Entry(
             origin,
             intern(payload[3:kind_end].decode()),
             payload[at:name_end].decode(),
-            int.from_bytes(payload[name_end + 2 : stamp_end], "big"),
-            _CLASSES[payload[stamp_end + 1]],
+            stamp,
+            _CLASSES[cls],
             None,
-            int.from_bytes(payload[stamp_end + 4 : life_end], "big"),
-            payload[life_end + 1] != 0xF6,
+            valid_until,
+            body != 0xF6,
             id,
             raw,
         )

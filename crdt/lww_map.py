@@ -85,13 +85,16 @@ class LWWMap:
 
     def merge(self, entry: Entry, now_ms: int) -> Merge:
         """Takes `entry` in if it is higher than what is held under its key. `now_ms`: the time of the view."""
-        names = self._held.setdefault(entry.origin, {}).setdefault(entry.kind, {})
-        self._origins.setdefault(entry.origin, entry.origin)
+        try:
+            names = self._held[entry.origin][entry.kind]
+        except KeyError:
+            names = self._held.setdefault(entry.origin, {}).setdefault(entry.kind, {})
+            self._origins.setdefault(entry.origin, entry.origin)
         held = names.get(entry.name)
         if held is None:
             names[entry.name] = entry
             self._size += 1
-            return Merge(Outcome.MERGED, None, _shown((entry,), now_ms))
+            return Merge(Outcome.MERGED, None, entry if entry.live and entry.valid_until > now_ms else None)
         group = held if isinstance(held, tuple) else (held,)
         before = _shown(group, now_ms)
         same = _same_key(group, entry.cls, entry.root)

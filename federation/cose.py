@@ -116,14 +116,18 @@ def signed_of(entry: Entry) -> tuple[bytes, bytes, bytes]:
 
 def fact_of(entry: Entry) -> Fact:
     """What the entry says, body included."""
-    start, end = _payload_bounds(entry.raw)
-    return Fact.decode(entry.raw[start:end], checked=True)
+    return Fact.decode(_payload_of(entry), checked=True)
 
 
 def body_of(entry: Entry) -> Mapping[str, object] | None:
     """What the entry says, and no more; None for a tombstone. 5 µs instead of the 8 of `fact_of`."""
-    start, end = _payload_bounds(entry.raw)
-    return body_of_checked(entry.raw[start:end])
+    return body_of_checked(_payload_of(entry))
+
+
+def _payload_of(entry: Entry) -> bytes:
+    """What was signed: the frame around it was checked when the entry was made."""
+    raw = entry.raw
+    return raw[_PAYLOAD_AT + _HEAD_SIZE.get(raw[_PAYLOAD_AT], 1) : -_TAIL]
 
 
 def sign1(key: NodeKey, payload: bytes, aad: bytes) -> bytes:

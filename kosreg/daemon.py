@@ -38,10 +38,10 @@ async def main(settings: Settings, data_dir: Path, on_ready: Callable[[dict[str,
     node = await Node.start(settings, data_dir)
     if hook is not None:
         hook.attach(node)
-    # What was loaded stays: the collector need not walk it again and again (a pass over 100,000 records takes 0.2 s).
-    gc.collect()
+    # What was imported and loaded stays: the collector never walks it (a pass over 100,000 records takes 0.4 s).
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+    gc.enable()
     running = {"pid": os.getpid(), "api": node.server.url, "did": node.did, "name": node.name, "version": node.version}
     if settings.api.tls_cert is not None:
         running["tls_cert"] = str(settings.api.tls_cert)  # so that the command line trusts this one and no other

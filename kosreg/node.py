@@ -7,7 +7,6 @@ the one place that knows all the parts.
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Awaitable
 from functools import partial
@@ -122,11 +121,7 @@ class Node:
     async def _start(self) -> None:
         began = time.monotonic()
         clean = await self.store.get_meta(CLEAN) == b"1"
-        gc.disable()  # it would walk what was loaded again and again, and all of it stays
-        try:
-            entries = await self.sync.load(clean=clean, held=self.federation.load)
-        finally:
-            gc.enable()
+        entries = await self.sync.load(clean=clean, held=self.federation.load)
         await self.store.set_meta(CLEAN, b"0")
         self.audit = await Audit.open(self.store, self.key.public, now_ms)
         self.peers = Peers(

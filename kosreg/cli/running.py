@@ -7,6 +7,7 @@ of JSON). Everything else that a node says is its log, on stderr.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shlex
 import shutil
@@ -64,6 +65,7 @@ def run(
     ] = None,
 ) -> None:
     """Runs a node until Ctrl-C. Makes its keys and its store at the first start."""
+    gc.disable()  # until the daemon is ready: what a start makes stays
     from kosreg.config import ConfigError, load
     from kosreg.paths import DataDirError, make_data_dir
 

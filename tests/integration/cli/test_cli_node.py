@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,36 @@ def test_run_shows_people_what_to_try_next_and_ends_with_0_on_ctrl_c(tmp_path: P
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=DEADLINE)[0] == ""
     assert process.returncode == 0
+
+
+COLLECTING = """
+import gc, os, signal
+from kosreg import daemon
+from kosreg.cli import main
+
+run = daemon.main
+
+async def watched(settings, directory, on_ready):
+    before = gc.isenabled()
+
+    def ready(running):
+        print(before, gc.isenabled(), gc.get_freeze_count() > 100_000)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return await run(settings, directory, ready)
+
+daemon.main = watched
+main()
+"""
+
+
+def test_the_collector_rests_during_a_start_and_works_from_then_on(tmp_path: Path) -> None:
+    arguments = ["run", "--data-dir", str(tmp_path / "n"), "--api", "127.0.0.1:0", "--federation", "off"]
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTING, *arguments],
+        capture_output=True, text=True, env=environment(), timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["False", "True", "True"], done.stderr
 
 
 def test_a_second_node_on_the_same_directory_is_refused_with_one_line(node: Node) -> None:
