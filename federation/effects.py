@@ -83,6 +83,15 @@ class NodeChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaChanged:
+    """`origin` is frozen here, in its facts or (`trust`) in what it says about keys, since `reason`; "": no longer."""
+
+    origin: bytes
+    trust: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Twin:
     """Another node has this node's key. `claim`: an incarnation to put on the disk, then `Membership.claimed`; None:
     this node has to be quiet from now on."""
@@ -93,4 +102,4 @@ class Twin:
 Landed = tuple[Sequence[Entry], bytes | None]
 """Entries that are on disk and merged, and the peer that sent them (None: this node said them)."""
 
-Effect = Send | Store | Verify | Close | Alert | NodeChanged | Twin
+Effect = Send | Store | Verify | Close | Alert | NodeChanged | QuotaChanged | Twin

@@ -20,7 +20,7 @@ _MEMBER: Final = frozenset({Class.INTERNAL, Class.PUBLIC})  # the classes of a c
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What a key may bring here. `types`, `tags`: which records are shown, () for all (held are all); `records`:
-    how many, None without a bound (kept and shown, not yet enforced)."""
+    how many it may bring (`budget`), None: the default of each node."""
 
     classes: frozenset[Class] = frozenset({Class.PUBLIC})
     types: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from federation.effects import Effect, Verify
 from federation.messages import Entries
 from federation.pair import Pair
 from federation.partitions import Tree, tree_of
+from federation.quotas import Quotas
 from federation.replica import Alert, Fault, Persist, Refused, Replica
 from federation.turns import Turns
 
@@ -24,8 +25,9 @@ class Spoilt(Exception):
 class Judge:
     """`landing`: what was verified and is not merged yet, by id."""
 
-    def __init__(self, replica: Replica, turns: Turns) -> None:
+    def __init__(self, replica: Replica, turns: Turns, quotas: Quotas) -> None:
         self.replica = replica
+        self._quotas = quotas
         self.landing: dict[bytes, Entry] = {}
         self._turns = turns
 
@@ -98,14 +100,23 @@ class Judge:
         now_ms: int,
     ) -> None:
         for entry, verdict in zip(some, verdicts, strict=True):
-            self._took(pair, self.replica.accept(entry, verdict, now_ms), taken, effects)
+            if verdict and (reason := self._quotas.overdraws(entry, now_ms)):
+                self._took(pair, [Refused(Fault.ORIGIN, reason, entry.origin)], taken, effects)
+            else:
+                self._took(pair, self.replica.accept(entry, verdict, now_ms), taken, effects)
 
     def _examine(self, pair: Pair, raw: bytes, some: list[Entry], effects: list[Effect], now_ms: int) -> Entry | None:
         """What is known already is returned; what must be verified goes into `some`. Raises Spoilt."""
         identity = entry_id(raw)
         if identity is not None and (held := self.known(pair, identity)) is not None:
             return held
-        found = self.replica.examine(raw, now_ms, pair.may_come)
+        found = self.replica.examine(
+            raw,
+            now_ms,
+            lambda entry: (
+                self._quotas.refusal(entry) or ("" if pair.may_come(entry) else "not to be had from this peer")
+            ),
+        )
         if isinstance(found, Entry):
             some.append(found)
         else:

@@ -13,6 +13,7 @@ whoever runs the mesh can let others run in between; `backlog` says how much a p
 read from it meanwhile.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
@@ -20,12 +21,15 @@ from typing import Final, Protocol
 from crdt.entry import Class, Entry
 from federation import messages
 from federation.broadcast import Broadcast
+from federation.budget import Bounds, Chained
 from federation.effects import Close, Effect, Landed, Lane, Send, Store, Verify
 from federation.judge import SLICE, Judge, Spoilt
 from federation.membership import MESSAGES, Membership
 from federation.messages import Entries, Message, Ping, Pong, Round
 from federation.pair import Pair, View
 from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, is_later_tree, tree_of
+from federation.questions import Questions, answer
+from federation.quotas import Part, Quotas
 from federation.reconciler import LIMITS, Answered, Asked
 from federation.replica import Persist, Replica
 from federation.turns import Turns, Work
@@ -36,7 +40,10 @@ LATE_STRIKES: Final = 5  # … before the other does, where the first has not
 WAITING: Final = 64  # entries that a message which waits counts as: one of a session may have 64 KiB
 
 
-class Beliefs(Protocol):
+DEFAULTS: Final = Bounds()
+
+
+class Beliefs(Chained, Protocol):
     """What the mesh asks of trust (`federation.trust.Trust`)."""
 
     @property
@@ -56,16 +63,19 @@ class Beliefs(Protocol):
 class Mesh:
     """All links of one node. Each call gets the time (`now_ms`) and gives what is to be done, in order."""
 
-    def __init__(self, replica: Replica, trust: Beliefs, incarnation: int = 1) -> None:
-        """`incarnation`: of this node, higher with each start."""
+    def __init__(self, replica: Replica, trust: Beliefs, incarnation: int = 1, bounds: Bounds = DEFAULTS) -> None:
+        """`incarnation`: of this node, higher with each start; `bounds`: what each origin may bring."""
         self.replica = replica
         self.trust = trust
         self.pairs: dict[bytes, Pair] = {}
         self._broadcast = Broadcast()
         self._turns = Turns()
-        self._judge = Judge(replica, self._turns)
+        self.quotas = Quotas(replica.origin, trust, bounds)
+        self._questions = Questions(self.quotas)
+        self._judge = Judge(replica, self._turns, self.quotas)
         self.membership = Membership(replica.key, incarnation, self._believes, self._may_know)
-        self._trust_seen = self._admits_seen = -1
+        self._seen = (-1, 0)  # versions of trust and of the quotas
+        self._admits_seen = -1
         self._admits: dict[Tree, frozenset[bytes]] = {}
         for entry in replica.map:
             trust.learn(entry)
@@ -79,6 +89,8 @@ class Mesh:
             "sync.end": self._on_end,
             "ping": self._on_ping,
             "pong": self._on_pong,
+            "quota.ask": self._on_quota_ask,
+            "quota.told": self._on_quota_told,
         }
 
     # Links
@@ -88,7 +100,8 @@ class Mesh:
         self.closed(peer, now_ms)
         pair = self.pairs[peer] = Pair(self.replica.origin, peer, self.replica.holdings)
         pair.next_ping_ms = now_ms
-        return [*self._offer(pair, now_ms), *self._ping(pair, now_ms), *self.membership.opened(peer, now_ms)]
+        quotas = self.quotas.begin(self.replica.holdings, self.replica.map.get, now_ms)
+        return [*quotas, *self._offer(pair, now_ms), *self._ping(pair, now_ms), *self.membership.opened(peer, now_ms)]
 
     def closed(self, peer: bytes, now_ms: int) -> list[Effect]:
         """The link to `peer` is gone, and with it all that was under way."""
@@ -171,7 +184,7 @@ class Mesh:
             for entry in entries:
                 self._judge.landed(entry)
                 self._broadcast.came(entry.id)
-        effects = self.trust_changed(now_ms)
+        effects = [*self.quotas.landed(_from_peers(landed), now_ms), *self.trust_changed(now_ms)]
         made: dict[tuple[bytes, ...], list[Message]] = {}  # most peers are told the same, which is then encoded once
         for pair in self.pairs.values():
             told: list[Entry] = []
@@ -193,19 +206,21 @@ class Mesh:
             self._judge.landed(entry)
 
     def trust_changed(self, now_ms: int) -> list[Effect]:
-        """See whether trust says something else than before, and tell the peers what is open now."""
-        if self.trust.version == self._trust_seen:
-            return []
-        self._trust_seen = self.trust.version
+        """See whether trust says something else than before, or who is frozen, and tell the peers what is open now."""
+        quotas = self.quotas.tick(now_ms, trust_changed=True) if self.trust.version != self._seen[0] else []
+        if (seen := (self.trust.version, self.quotas.version)) == self._seen:
+            return list(quotas)
+        self._seen = seen
         offers = [effect for pair in self.pairs.values() for effect in self._offer(pair, now_ms)]
-        return [*offers, *self.membership.expect(self.trust.keys(), now_ms)]
+        return [*quotas, *offers, *self.membership.expect(self.trust.keys(), now_ms)]
 
     # Time
 
     def tick(self, now_ms: int) -> list[Effect]:
         """To be called about four times a second."""
         self.trust.expire(now_ms)
-        effects = [*self.trust_changed(now_ms), *self.membership.tick(now_ms)]
+        effects: list[Effect] = [*self.quotas.tick(now_ms), *self.trust_changed(now_ms)]
+        effects += [*self._questions.ask(self.pairs, now_ms), *self.membership.tick(now_ms)]
         for peer, ids in self._broadcast.overdue(now_ms).items():
             pair = self.pairs.get(peer)
             ids = [identity for identity in ids if pair is not None and not self._judge.is_known(pair, identity)]
@@ -271,7 +286,7 @@ class Mesh:
             PUBLIC_FACTS: "service",
             **{internal(root): "service" for root in sorted(shared)},
         }
-        return {tree: self._admitted(tree, kind, now_ms) for tree, kind in trees.items()}
+        return {tree: self._admitted(tree, kind, now_ms) - self.quotas.closed(tree) for tree, kind in trees.items()}
 
     def _admitted(self, tree: Tree, kind: str, now_ms: int) -> frozenset[bytes]:
         """Of which origins entries are taken in `tree`, from whomever. Worked out once, until trust has changed."""
@@ -290,8 +305,21 @@ class Mesh:
             return [_malformed(pair, "admits")]
         if not pair.take_offer(said):
             return [Close(pair.peer, "too-much", "more origins or trees than one link may name")]
+        self._questions.offered(said, now_ms)
         self._reconcile(pair, now_ms)
         return []
+
+    def _on_quota_ask(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        if (asked := messages.parse_quota(message)) is None:
+            return [_malformed(pair, "quota.ask")]
+        return answer(pair, self.replica.holdings, *asked)
+
+    def _on_quota_told(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:
+        part, used = messages.parse_quota(message), messages.parse_quota_told(message)
+        if part is None or used is None:
+            return [_malformed(pair, "quota.told")]
+        changed = self._questions.told(pair, self.replica.holdings, Part(*part), used, now_ms)
+        return [*changed, *self.trust_changed(now_ms)]
 
     # Entries
 
@@ -521,6 +549,11 @@ def _answer(pair: Pair, said: Round, both: frozenset[bytes], work: Answered) -> 
                 pair.reconciler.ended(said.tree, said.session)
             return
         yield []
+
+
+def _from_peers(landed: Iterable[Landed]) -> Counter[bytes]:
+    """How many entries of each origin peers have brought."""
+    return Counter(entry.origin for entries, peer in landed if peer is not None for entry in entries)
 
 
 def _malformed(pair: Pair, name: str) -> Close:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Final, NamedTuple, TypeVar, cast
 
 from crdt.entry import MAX_ENTRY, Entry
-from federation.partitions import Tree, is_later_tree, tree_from_wire
+from federation.partitions import Tree, Usage, is_later_tree, tree_from_wire
 
 Message = dict[str, object]
 _T = TypeVar("_T")
@@ -223,6 +223,29 @@ def parse_pong(message: Mapping[str, object]) -> Pong | None:
     if not (_uint(number) and _uint(at) and _uint(now)):
         return None
     return Pong(cast(int, number), cast(int, at), cast(int, now))
+
+
+def quota_ask(origin: bytes, *, trust: bool) -> Message:
+    """How much do you hold of `origin`: of its facts, or of what it says about keys (`trust`)?"""
+    return {"t": "quota.ask", "origin": origin, "trust": trust}
+
+
+def parse_quota(message: Mapping[str, object]) -> tuple[bytes, bool] | None:
+    """The origin that a `quota.ask` or a `quota.told` is about, and which part of it."""
+    origin, trust = message.get("origin"), message.get("trust")
+    if type(origin) is not bytes or len(origin) != ID or type(trust) is not bool:
+        return None
+    return origin, trust
+
+
+def quota_told(origin: bytes, used: Usage, *, trust: bool) -> Message:
+    """The answer. Of what is said about keys `records` are the entries."""
+    return {"t": "quota.told", "origin": origin, "trust": trust, "records": used.records, "bytes": used.bytes}
+
+
+def parse_quota_told(message: Mapping[str, object]) -> Usage | None:
+    records, size = message.get("records"), message.get("bytes")
+    return Usage(cast(int, records), cast(int, size)) if _uint(records) and _uint(size) else None
 
 
 def _uint(value: object) -> bool:

@@ -175,6 +175,14 @@ class Pair:
         opening = None if tree is None else self.trees.get(tree)
         return opening is not None and entry.origin in opening.mine
 
+    def shared(self, origin: bytes, *, trust: bool, mine: bool) -> list[Tree]:
+        """The trees, of trust or of facts, in which this side (`mine`) or the peer takes `origin`."""
+        return [
+            tree
+            for tree, opening in self.trees.items()
+            if tree.trust == trust and origin in (opening.mine if mine else opening.theirs)
+        ]
+
     # What the two sides compare
 
     def digests(self, cut_ms: int) -> dict[Tree, bytes]:

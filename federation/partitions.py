@@ -29,6 +29,26 @@ class Tree(NamedTuple):
         return [int(self.cls), self.root, self.trust]
 
 
+class Usage(NamedTuple):
+    """What is held of one origin. `records`: those that live, whatever their kind, but for the status of a service,
+    which belongs to its record; `bytes`: of all frames, those of tombstones too."""
+
+    records: int = 0
+    bytes: int = 0
+
+    def plus(self, other: "Usage") -> "Usage":
+        return Usage(self.records + other.records, self.bytes + other.bytes)
+
+    def less(self, other: "Usage") -> "Usage":
+        return Usage(self.records - other.records, self.bytes - other.bytes)
+
+
+def usage_of(entry: Entry) -> Usage:
+    """What `entry` alone comes to."""
+    return Usage(int(entry.live and entry.kind != "status"), len(entry.raw))
+
+
+_NOTHING: Final = Usage()
 PUBLIC_TRUST: Final = Tree(Class.PUBLIC, None, True)
 PUBLIC_FACTS: Final = Tree(Class.PUBLIC)
 
@@ -65,13 +85,14 @@ def is_later_tree(value: object) -> bool:
 
 
 class _Held:
-    """The items of one tree: all of them, and by origin."""
+    """The items of one tree: all of them, and by origin; and what those of an origin come to."""
 
-    __slots__ = ("all", "of")
+    __slots__ = ("all", "of", "used")
 
     def __init__(self) -> None:
         self.all = OrderedSet()
         self.of: dict[bytes, OrderedSet] = {}
+        self.used: dict[bytes, Usage] = {}
 
     def parts(self, origins: frozenset[bytes] | set[bytes]) -> tuple[list[OrderedSet], list[OrderedSet]]:
         """The sets of `origins`, and those of all others."""
@@ -80,9 +101,10 @@ class _Held:
 
 
 class Holdings:
-    """Every entry that may leave, found by id, and in order by tree and origin. Follows the map: `put` and `drop`."""
+    """Every entry that may leave, found by id, and in order by tree and origin. Follows the map: `put` and `drop`.
+    `touched`: origins of which more or less is held than when it was last emptied, by whoever counts them."""
 
-    __slots__ = ("_trees", "by_id")
+    __slots__ = ("_trees", "by_id", "touched")
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.by_id: dict[bytes, Entry] = {}
@@ -93,8 +115,11 @@ class Holdings:
             if tree is not None:
                 self.by_id[entry.id] = entry
                 keys.setdefault(tree, {}).setdefault(entry.origin, []).append(_key(entry))
+                used = self._trees.setdefault(tree, _Held()).used
+                used[entry.origin] = used.get(entry.origin, Usage()).plus(usage_of(entry))
+        self.touched = {origin for origins in keys.values() for origin in origins}
         for tree, origins in keys.items():
-            held = self._trees[tree] = _Held()
+            held = self._trees[tree]
             held.of = {origin: OrderedSet(some) for origin, some in origins.items()}
             held.all = OrderedSet(key for some in origins.values() for key in some)
 
@@ -106,7 +131,9 @@ class Holdings:
         if tree is None:
             return
         self.by_id[entry.id] = entry
+        self.touched.add(entry.origin)
         held = self._trees.setdefault(tree, _Held())
+        held.used[entry.origin] = held.used.get(entry.origin, Usage()).plus(usage_of(entry))
         key = _key(entry)
         held.all.insert(key)
         of = held.of.get(entry.origin)
@@ -125,8 +152,10 @@ class Holdings:
         held.all.remove(key)
         of = held.of[entry.origin]
         of.remove(key)
+        self.touched.add(entry.origin)
+        held.used[entry.origin] = held.used[entry.origin].less(usage_of(entry))
         if not len(of):
-            del held.of[entry.origin]
+            del held.of[entry.origin], held.used[entry.origin]
 
     def among(self, tree: Tree, origins: frozenset[bytes] | set[bytes]) -> HeldSet:
         """What is held of `tree` by `origins`, to be used at once: an origin that comes up later would be in it."""
@@ -154,6 +183,23 @@ class Holdings:
         """How many entries `among` has."""
         held = self._trees.get(tree)
         return 0 if held is None else sum(len(some) for origin, some in held.of.items() if origin in origins)
+
+    def used(self, origin: bytes, trees: Iterable[Tree] | None = None) -> Usage:
+        """What is held of `origin`, in all trees or in these."""
+        found = Usage()
+        for tree in self._trees if trees is None else trees:
+            if tree in self._trees:
+                found = found.plus(self._trees[tree].used.get(origin, _NOTHING))
+        return found
+
+    def origins(self) -> set[bytes]:
+        """All of whom anything is held."""
+        return {origin for held in self._trees.values() for origin in held.of}
+
+    def statements(self, origin: bytes) -> int:
+        """How much it has said about keys: entries of the trust kinds."""
+        held = self._trees.get(PUBLIC_TRUST)
+        return 0 if held is None or (some := held.of.get(origin)) is None else len(some)
 
 
 def _key(entry: Entry) -> bytes:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from crdt.entry import Entry
 from federation.connections import Connections, LinkEvent
 from federation.dialler import Dialler
-from federation.effects import Close, Effect, Lane, NodeChanged, Send, Store, Twin, Verify
+from federation.effects import Close, Effect, Lane, NodeChanged, QuotaChanged, Send, Store, Twin, Verify
 from federation.envelope import Message, encode_message
 from federation.handshake import Greeter, Redeemer, chain_in
 from federation.identity import NodeKey
@@ -124,6 +124,7 @@ class PeerNode:
         self.on_node: Callable[[NodeChanged], None] | None = None
         self.on_twin: Callable[[Twin], None] | None = None
         self.addresses_of: Callable[[bytes], Sequence[str]] = _untold
+        self.on_quota: Callable[[QuotaChanged], None] | None = None
         self._wall_ms = wall_ms
         self._commit = commit
         if chain_of is None:
@@ -273,6 +274,9 @@ class PeerNode:
             elif isinstance(effect, Twin):
                 if self.on_twin is not None:
                     self.on_twin(effect)
+            elif isinstance(effect, QuotaChanged):
+                if self.on_quota is not None:
+                    self.on_quota(effect)
             elif self.on_alert is not None:
                 self.on_alert(effect)
         if self.mesh.busy:

@@ -118,6 +118,10 @@ def _anything(entry: Entry) -> bool:
     return True
 
 
+def _for_no_reason(entry: Entry) -> str:
+    return ""
+
+
 class Replica:
     """One node's facts and what it holds of others. First `load` each stored entry, then `loaded`, then the rest.
 
@@ -249,21 +253,23 @@ class Replica:
 
     # What others say
 
-    def receive(self, raw: bytes, now_ms: int, may_come: Callable[[Entry], bool] = _anything) -> list[Effect]:
+    def receive(self, raw: bytes, now_ms: int, why_not: Callable[[Entry], str] = _for_no_reason) -> list[Effect]:
         """Judges one entry from outside: a Persist where it is new and good, a Refused where it is not good, nothing
-        where it is known or older. `may_come`: whether it may come from the peer that sent it."""
-        found = self.examine(raw, now_ms, may_come)
+        where it is known or older. `why_not`: why it may not come from the peer that sent it; "" where it may."""
+        found = self.examine(raw, now_ms, why_not)
         return self.accept(found, verify_entry(found), now_ms) if isinstance(found, Entry) else found
 
-    def examine(self, raw: bytes, now_ms: int, may_come: Callable[[Entry], bool] = _anything) -> Entry | list[Effect]:
+    def examine(
+        self, raw: bytes, now_ms: int, why_not: Callable[[Entry], str] = _for_no_reason
+    ) -> Entry | list[Effect]:
         """All of `receive` but the check of the signature, which may be made elsewhere: an entry for `accept`, or what
         became of it already."""
         try:
             entry = decode_entry(raw, self._map.origins)
         except EntryError as error:
             return self._refuse(Fault.RELAY, error.detail, None)
-        if not may_come(entry):  # first: what follows would tell the peer whether something is held under its key
-            return self._refuse(Fault.ORIGIN, "not to be had from this peer", entry)
+        if reason := why_not(entry):  # first: what follows would tell the peer whether something is held under its key
+            return self._refuse(Fault.ORIGIN, reason, entry)
         if (older := self._not_newer(entry)) is not None:
             return older
         if entry.origin == self.origin:

@@ -16,10 +16,11 @@ from typing import Any
 import structlog
 
 from crdt.entry import Class, Entry
-from federation.effects import Landed, Twin
+from federation.budget import Bounds
+from federation.effects import Landed, QuotaChanged, Twin
 from federation.identity import NodeKey, did_of
 from federation.joining import Denied, Redeem, Welcome
-from federation.mesh import Mesh
+from federation.mesh import DEFAULTS, Mesh
 from federation.peer_node import LinkEvent, PeerNode
 from federation.replica import Alert
 from federation.trust import Role, Trust
@@ -88,6 +89,7 @@ class Federation:
         wall_ms: Callable[[], int],
         settings: FederationSettings,
         name: str,
+        bounds: Bounds = DEFAULTS,
     ) -> None:
         self.key = key
         self.trust = trust
@@ -102,6 +104,7 @@ class Federation:
         self._wall_ms = wall_ms
         self._settings = settings
         self._name = name
+        self._bounds = bounds
         self._looking: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._parting: asyncio.Task[None] | None = None
@@ -114,7 +117,7 @@ class Federation:
             self.trust.put(anchor)
         self.trust.expire(self._wall_ms())  # the first look: a clock that jumps before the next one is noticed
         incarnation = await _next_incarnation(self.store, self._wall_ms())
-        self.mesh = Mesh(self.sync.replica, self.trust, incarnation)
+        self.mesh = Mesh(self.sync.replica, self.trust, incarnation, self._bounds)
         await self.membership.load()
         await self.members.load()
         listen = self._settings.listen
@@ -131,6 +134,7 @@ class Federation:
         )
         self.peer_node.on_event = _log_event
         self.peer_node.on_alert = _log_alert
+        self.peer_node.on_quota = _log_quota
         self.peer_node.on_node = self.sync.homes.changed
         self.peer_node.on_twin = self._on_twin
         self._relay = Relay(self._merged, lambda: len(self.mesh.pairs) > 1)
@@ -280,6 +284,14 @@ def _log_event(event: LinkEvent) -> None:
     peer = None if event.peer is None else did_of(event.peer)
     tell = log.info if event.what in ("up", "down") else log.debug
     tell(f"link {event.what}", peer=peer, address=event.address, code=event.code, reason=event.reason)
+
+
+def _log_quota(change: QuotaChanged) -> None:
+    part = "what it says about keys" if change.trust else "its facts"
+    if change.reason:
+        log.warning("frozen", peer=did_of(change.origin), part=part, reason=change.reason)
+    else:
+        log.info("no longer frozen", peer=did_of(change.origin), part=part)
 
 
 def _log_alert(alert: Alert) -> None:

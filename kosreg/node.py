@@ -100,7 +100,9 @@ class Node:
         self.audit: Audit
         self.peers: Peers
         self.node_entries: NodeEntries
-        self.federation = Federation(key, self.trust, self.sync, store, now_ms, settings.federation, self.name)
+        self.federation = Federation(
+            key, self.trust, self.sync, store, now_ms, settings.federation, self.name, settings.quota.bounds
+        )
 
     # -- start ---------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, JsonValue, model_va
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from federation.budget import Bounds
 from kosreg.durations import MAX_TTL
 from kosreg.listen import Listen
 from kosreg.paths import DATABASE
@@ -121,6 +122,64 @@ class FederationSettings(_Table):
         f"Look for other nodes on the local network, and be found there. {LATER}",
         trade="Shows the node's name and key to everybody on that network. Found is never trusted.",
     )
+
+
+class QuotaSettings(_Table):
+    """What one other node may bring. Over it, what comes of that node is frozen here until it fits, and shown as such;
+    nobody else is slowed."""
+
+    records: int = _set(
+        200_000,
+        "Records of one node that are held here, where its certificate, or the trust in it, says no other number.",
+        unit="records",
+        trade="Each takes 2 to 4 KB of memory. Fewer than a node has: it is seen in part, and frozen.",
+        ge=1,
+        le=100_000_000,
+    )
+    bytes: ByteSize = _set(
+        ByteSize(256 * 1024 * 1024),
+        "All entries of one node, those about what was deleted too.",
+        unit="bytes, or 256MiB, …",
+        shown="256MiB",
+        ge=1024,
+        le=1024**4,
+    )
+    entries_per_s: int = _set(
+        5_000,
+        "Entries a second of one node, after a first sync; at once two seconds' worth, and each record once.",
+        unit="entries/s",
+        trade="Over it the node is frozen for some seconds; then the newest of each record comes.",
+        ge=1,
+        le=1_000_000,
+    )
+    keys: int = _set(
+        4_096,
+        "Certificates, and what else is said about keys, by one node; the root of a federation may say 100,000.",
+        unit="entries",
+        ge=16,
+        le=1_000_000,
+    )
+    below_records: int = _set(
+        1_000_000,
+        "Records of all nodes that one node let in, together, where its certificate says no other number.",
+        unit="records",
+        trade="Bounds what somebody gets who makes keys and certifies them.",
+        ge=1,
+        le=100_000_000,
+    )
+    below_bytes: ByteSize = _set(
+        ByteSize(1024**3),
+        "The same in bytes.",
+        unit="bytes, or 1GiB, …",
+        shown="1GiB",
+        ge=1024,
+        le=1024**4,
+    )
+
+    @property
+    def bounds(self) -> Bounds:
+        """As the mesh takes them."""
+        return Bounds(**self.model_dump())
 
 
 class StoreSettings(_Table):
@@ -273,6 +332,7 @@ class Settings(BaseSettings):
     node: NodeSettings = Field(default_factory=NodeSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
     federation: FederationSettings = Field(default_factory=FederationSettings)
+    quota: QuotaSettings = Field(default_factory=QuotaSettings)
     store: StoreSettings = Field(default_factory=StoreSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     liveness: LivenessSettings = Field(default_factory=LivenessSettings)

@@ -35,7 +35,7 @@ class ScopeIn(TypedDict, total=False):
         list[ServiceType], Field(max_length=MAX_TERMS, description="Only these are shown; all when absent.")
     ]
     tags: Annotated[Terms, Field(description="Only records with one of these are shown; all when absent.")]
-    records: Annotated[int | None, Field(ge=0, description="How many it may bring. Kept, and not enforced yet.")]
+    records: Annotated[int | None, Field(ge=0, description="How many it may bring; null: quota.records of the node.")]
 
 
 @with_config(_FORBID)

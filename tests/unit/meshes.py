@@ -10,10 +10,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 
 from crdt.entry import MAX_LIFE_MS, Class, Entry
+from federation.budget import Bounds
 from federation.cose import verify_entry
-from federation.effects import Close, Effect, Lane, Send, Store, Verify
+from federation.effects import Close, Effect, Lane, QuotaChanged, Send, Store, Verify
 from federation.identity import NodeKey
-from federation.mesh import Mesh
+from federation.mesh import DEFAULTS, Mesh
 from federation.messages import Message
 from federation.replica import Alert, Persist, Replica, Statement
 from federation.trust import Anchor, Role, Scope, Trust, issue_cert
@@ -26,7 +27,7 @@ MEMBER = Scope(frozenset({Class.PUBLIC, Class.INTERNAL}))
 class Node:
     """One node: what it says and what it holds."""
 
-    def __init__(self, net: Net, number: int) -> None:
+    def __init__(self, net: Net, number: int, bounds: Bounds = DEFAULTS) -> None:
         self.net = net
         self.key = NodeKey(bytes([number + 1]) * 32)
         self.trust = Trust(self.key.public)
@@ -34,9 +35,10 @@ class Node:
             self.key, lambda entry: self.trust.admits(entry.origin, entry.cls, entry.root, entry.kind, net.now)
         )
         self.replica.loaded()
-        self.mesh = Mesh(self.replica, self.trust)
+        self.mesh = Mesh(self.replica, self.trust, bounds=bounds)
         self.alerts: list[Alert] = []
         self.closes: list[Close] = []
+        self.quota: list[QuotaChanged] = []
 
     def say(self, name: str, cls: Class = Class.PUBLIC, root: bytes | None = None, body: object = "x") -> Entry:
         """Say something, durably, and push it."""
@@ -76,9 +78,9 @@ class Node:
 class Net:
     """`count` nodes and the wires between them. Messages are delivered by `run`, first come first served."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, bounds: Bounds = DEFAULTS) -> None:
         self.now = NOW
-        self.nodes = [Node(self, n) for n in range(count)]
+        self.nodes = [Node(self, n, bounds) for n in range(count)]
         self.links: set[tuple[bytes, bytes]] = set()
         self.wire: deque[tuple[Node, Node, Message, Lane]] = deque()
         self.said: Counter[str] = Counter()
@@ -119,6 +121,8 @@ class Net:
                     self.cut(node, self.of(effect.peer))
                 case Alert():
                     node.alerts.append(effect)
+                case QuotaChanged():
+                    node.quota.append(effect)
 
     def run(self, ms: int = 0, *, steps: int = 1_000_000) -> None:
         """Deliver all that is on the wires and do all work, then let `ms` go by with a tick each 250 ms."""
@@ -141,9 +145,9 @@ class Net:
                 self.do(node, node.mesh.tick(self.now))
 
 
-def full(count: int, *, federation: bool = False) -> Net:
+def full(count: int, *, federation: bool = False, bounds: Bounds = DEFAULTS) -> Net:
     """`count` nodes that trust each other and are all linked."""
-    net = Net(count)
+    net = Net(count, bounds)
     befriend(net, federation=federation)
     for n, one in enumerate(net.nodes):
         for other in net.nodes[n + 1 :]:
@@ -152,9 +156,9 @@ def full(count: int, *, federation: bool = False) -> Net:
     return net
 
 
-def line(count: int, *, federation: bool = True) -> Net:
+def line(count: int, *, federation: bool = True, bounds: Bounds = DEFAULTS) -> Net:
     """`count` nodes in a line, all members of one federation."""
-    net = Net(count)
+    net = Net(count, bounds)
     befriend(net, federation=federation)
     for one, other in zip(net.nodes, net.nodes[1:], strict=False):
         net.link(one, other)

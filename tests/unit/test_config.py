@@ -302,7 +302,7 @@ def test_every_setting_is_described_and_can_be_set_by_its_variable(tmp_path: Pat
 
     assert len(docs) == len({doc.name for doc in docs}) > 20
     tables = {doc.name.split(".")[0] for doc in docs}
-    assert tables == {"node", "api", "federation", "store", "cache", "liveness", "limits", "tokens", "log"}
+    assert tables == {"node", "api", "federation", "quota", "store", "cache", "liveness", "limits", "tokens", "log"}
     for doc in docs:
         assert doc.text.endswith("."), doc
         assert doc.default, doc
