@@ -45,7 +45,7 @@ class Linker(Protocol):
 class Dialler:
     """One peer that this node wants a link to. `state`: connecting, up, backoff, refused (a backoff after a handshake
     that failed) or waiting (no address to dial); `address`: the one of the last attempt; `error`: how that ended, ""
-    where it was well."""
+    where it was well; `heard_at`: where it may live too."""
 
     def __init__(
         self, peer: bytes, addresses: Sequence[str], linker: Linker, told: Callable[[], Sequence[str]] = tuple
@@ -55,9 +55,11 @@ class Dialler:
         self.address = ""
         self.error = ""
         self._addresses = list(addresses[:MAX_ADDRESSES])
+        self.heard_at: tuple[str, ...] = ()
         self._linker = linker
         self._told = told
         self._failures = 0  # rounds in a row
+        self._turn = 0
         self._kicked = asyncio.Event()
         self._random = random.SystemRandom()
         self._task = asyncio.create_task(self._run())
@@ -66,6 +68,14 @@ class Dialler:
         """Dials these from now on, the next one at once."""
         if self._addresses != list(addresses[:MAX_ADDRESSES]):
             self._addresses = list(addresses[:MAX_ADDRESSES])
+            self._turn = 0
+            self.kick()
+
+    def heard(self, addresses: Sequence[str]) -> None:
+        """The peer may live at these too: they are dialled after its own. Nobody has to believe it: a link shows who is
+        there."""
+        self.heard_at, before = tuple(addresses[:MAX_ADDRESSES]), self.heard_at
+        if set(self.heard_at) - set(before):
             self.kick()
 
     def kick(self) -> None:
@@ -79,7 +89,7 @@ class Dialler:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        turn = refusals = 0
+        refusals = 0
         while True:
             began = loop.time()
             self.state = "up"
@@ -87,13 +97,13 @@ class Dialler:
             if loop.time() - began >= STEADY_S:
                 self._failures = 0
             given = self._addresses
-            addresses = [*given, *(address for address in self._told()[:MAX_ADDRESSES] if address not in given)]
+            addresses = list(dict.fromkeys((*given, *self._told()[:MAX_ADDRESSES], *self.heard_at)))
             if not addresses:
                 self.state = "waiting"
                 await self._pause(LONGEST_WAIT_S)
                 continue
             self.state = "connecting"
-            self.address = addresses[turn % len(addresses)]
+            self.address = addresses[self._turn % len(addresses)]
             began = loop.time()
             state = "backoff"
             failed = None
@@ -112,8 +122,8 @@ class Dialler:
             if failed is not None:
                 self.error = failed.text
             if self.error:
-                turn += 1
-                if turn % len(addresses):
+                self._turn += 1
+                if self._turn % len(addresses):
                     continue  # another address may do
             elif loop.time() - began >= STEADY_S:
                 self._failures = 0

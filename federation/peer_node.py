@@ -149,6 +149,11 @@ class PeerNode:
         """Where it listens; None where it does not."""
         return self._server.port if self._server is not None else None
 
+    @property
+    def bound(self) -> tuple[str, ...]:
+        """The addresses of this machine that it listens at."""
+        return self._server.bound if self._server is not None else ()
+
     async def start(self) -> None:
         """Raises OSError where the address cannot be had."""
         if self._server is not None:
@@ -183,6 +188,19 @@ class PeerNode:
             self._diallers[peer].redirect(addresses)
         else:
             self._diallers[peer] = Dialler(peer, addresses, self._connections, lambda: self.addresses_of(peer))
+
+    def keeps(self, peer: bytes) -> bool:
+        """Whether this node wants a link to `peer`."""
+        return peer in self._diallers
+
+    def heard_at(self, peer: bytes) -> tuple[str, ...]:
+        """What `heard` was told last of a peer that is kept."""
+        return self._diallers[peer].heard_at if peer in self._diallers else ()
+
+    def heard(self, peer: bytes, addresses: Sequence[str]) -> None:
+        """A peer that is kept may live at these addresses too."""
+        if peer in self._diallers:
+            self._diallers[peer].heard(addresses)
 
     def forget(self, peer: bytes, code: str = "revoked", reason: str = "") -> None:
         """Dial no more, and close the link if there is one."""

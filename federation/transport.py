@@ -246,6 +246,11 @@ class Server:
         return int(self._server.sockets[0].getsockname()[1]) if self._server and self._server.sockets else None
 
     @property
+    def bound(self) -> tuple[str, ...]:
+        """The addresses that it listens at."""
+        return tuple(one.getsockname()[0] for one in self._server.sockets) if self._server else ()
+
+    @property
     def refused(self) -> int:
         """Connections that were turned away because their address had too many."""
         return self._pending.refused

@@ -114,6 +114,21 @@ async def test_a_new_address_is_dialled_at_once(monkeypatch: pytest.MonkeyPatch)
     await dial.stop()
 
 
+async def test_where_a_peer_was_heard_is_dialled_after_its_own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialler, "FIRST_WAIT_S", 30)
+    monkeypatch.setattr(dialler, "LONGEST_WAIT_S", 30)
+    line = Line()
+    dial = Dialler(PEER, ["a:1"], line)
+    await until(lambda: dial.state == "backoff")
+    dial.heard(["b:1", "a:1", "c:1", "d:1", "e:1"])  # four at most
+    await until(lambda: len(line.calls) == 4 and dial.state == "backoff")
+    dial.heard(["c:1", "b:1"])  # nothing new: nothing to hope for
+    dial.redirect(["f:1"])
+    await until(lambda: len(line.calls) == 7 and dial.state == "backoff")
+    await dial.stop()
+    assert [address for _, address in line.calls] == ["a:1", "b:1", "c:1", "d:1", "f:1", "c:1", "b:1"]
+
+
 async def test_a_peer_refuses_where_nobody_listens_at_any_of_its_addresses() -> None:
     line = Line()
     line.closed = {"a:1"}
