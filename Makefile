@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-LICENCES := MIT;Apache;BSD;MPL;Mozilla Public;PSF;Python Software Foundation;ISC
+LICENCES := MIT;Apache;BSD;MPL;Mozilla Public;PSF;Python Software Foundation;ISC;LGPL-2.1-or-later
 
 .PHONY: help run demo test lint bench bench-federation docs soak-kill fuzz-api sim mutants install dev lock clean
 help:           ## list the targets

@@ -28,6 +28,7 @@ from kosreg.foreign import labels
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.members import Members
 from kosreg.membership import Membership
+from kosreg.nearby import Nearby
 from kosreg.node_entries import NodeEntries
 from kosreg.relay import Relay
 from kosreg.settings import FederationSettings
@@ -97,6 +98,7 @@ class Federation:
         self.store = store
         self.mesh: Mesh
         self.peer_node: PeerNode
+        self.nearby: Nearby
         self.membership = Membership(trust, sync, store, wall_ms)
         self.members = Members(trust, sync, store, wall_ms)
         self.node_entries: NodeEntries
@@ -132,6 +134,7 @@ class Federation:
             redeem=self._redeem,
             name=self._name,
         )
+        self.nearby = Nearby(self.key.public, self._name, self._settings, self.peer_node)
         self.peer_node.on_event = _log_event
         self.peer_node.on_alert = _log_alert
         self.peer_node.on_quota = _log_quota
@@ -151,6 +154,7 @@ class Federation:
         for key, addresses in self.members.neighbours.items():
             if key not in self.trust.anchors():
                 self.peer_node.keep(key, addresses)
+        self.nearby.start()
         self._look()
         self._watching = asyncio.create_task(self._watch(), name="trust")
 
@@ -175,7 +179,7 @@ class Federation:
         """Close all links."""
         if hasattr(self, "peer_node"):
             self._relay.stop()
-            await self.peer_node.stop()
+            await asyncio.gather(self.nearby.stop(), self.peer_node.stop())
         for task in (self._looking, self._watching, self._parting):
             if task is not None:
                 task.cancel()
@@ -188,7 +192,7 @@ class Federation:
         """Another node has this node's key: go on above it, or be quiet."""
         if twin.claim is None:
             self.sync.yielded = True
-            await self.peer_node.be_quiet()
+            await asyncio.gather(self.nearby.stop(), self.peer_node.be_quiet())
             return
         try:
             await self._keep(twin.claim)

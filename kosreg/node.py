@@ -35,6 +35,7 @@ from kosreg.foreign import is_sound
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
 from kosreg.maintenance import Maintenance
+from kosreg.nearby import Nearby
 from kosreg.node_entries import NodeEntries
 from kosreg.paths import NODE_KEY
 from kosreg.peer_routes import peer_routes
@@ -217,6 +218,11 @@ class Node:
     def peer_node(self) -> PeerNode:
         """The links to peers."""
         return self.federation.peer_node
+
+    @property
+    def nearby(self) -> Nearby:
+        """Who is on the local network."""
+        return self.federation.nearby
 
     # -- stop ----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from kosreg import audit as audit_log
 from kosreg.api.http import Answer, Call, Handler, Reply, Route
 from kosreg.invites import DEFAULT_TTL, usable
 from kosreg.members import Given
-from kosreg.peer_views import all_peers, peer_view
+from kosreg.peer_views import all_neighbours, all_peers, peer_view
 from kosreg.peers import class_of, fingerprint, not_known
 from kosreg.problems import Fault, Problem
 from kosreg.refusals import store_problem
@@ -33,6 +33,7 @@ from kosreg.schemas.peer_schema import (
     InvitesOut,
     JoinedOut,
     JoinIn,
+    NearbyOut,
     NewInviteOut,
     PeerIn,
     PeerOut,
@@ -112,6 +113,19 @@ async def trust(call: Call) -> Reply:
 async def list_peers(call: Call) -> Reply:
     node = call.app
     return Reply(200, {"peers": all_peers(node), "self": _who(node.key.public, node.name)}, _NO_STORE)
+
+
+async def list_nearby(call: Call) -> Reply:
+    node = call.app
+    nearby = node.nearby
+    body = {
+        "nearby": all_neighbours(node),
+        "mdns": nearby.state,
+        "error": nearby.error,
+        "passed_by": nearby.neighbours.passed_by,
+        "self": _who(node.key.public, node.name),
+    }
+    return Reply(200, body, _NO_STORE)
 
 
 async def show_peer(call: Call) -> Reply:
@@ -281,6 +295,11 @@ def peer_routes(node: Node) -> list[Route]:
             },
             replies={201: Answer(PeerOut, "It is new."), 200: Answer(PeerOut, "It was trusted before.")},
             problems=("conflict", "invalid", *_FULL),
+        ),
+        Route(
+            "GET", "/api/peers/nearby", list_nearby, tag=tag, scope=ADMINS,
+            summary="The nodes that are heard on the local network, trusted or not.",
+            replies={200: NearbyOut},
         ),
         Route(
             "GET", "/api/peers/{did}", show_peer, tag=tag, scope=ADMINS, path_models=_DID, summary="One of them.",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from federation.identity import did_of
 from federation.peer_node import LinkState
 from federation.trust import MEMBER_SCOPE, Anchor, Role
-from kosreg.peers import fingerprint, scope_told
+from kosreg.neighbours import Neighbour
+from kosreg.peers import fingerprint, is_like_a_key, scope_told
 from kosreg.times import now_ms, rfc3339
 
 if TYPE_CHECKING:
@@ -29,6 +30,34 @@ def peer_view(node: Node, key: bytes) -> dict[str, Any] | None:
     if anchor is None and link is None and not node.trust.roots_of(key, now_ms()):
         return None
     return _view(node, key, anchor, link)
+
+
+def all_neighbours(node: Node) -> list[dict[str, Any]]:
+    """Whom the node hears on the local network, last heard first."""
+    return [_neighbour(node, *one) for one in node.nearby.heard()]
+
+
+def _neighbour(node: Node, heard: Neighbour, name: str, ago_ms: int) -> dict[str, Any]:
+    now = now_ms()
+    anchor = node.trust.anchors().get(heard.key)
+    trust = "none"
+    if node.trust.is_revoked(heard.key):
+        trust = "revoked"
+    elif anchor is not None:
+        trust = anchor.role.value
+    elif node.trust.roots_of(heard.key, now):
+        trust = "member"
+    view: dict[str, Any] = {
+        "did": did_of(heard.key),
+        "name": "" if is_like_a_key(name) else name,
+        "fingerprint": fingerprint(heard.key),
+        "addresses": list(heard.addresses),
+        "heard": rfc3339(now - ago_ms),
+        "trust": trust,
+    }
+    if trust == "none":
+        view["command"] = f"kosreg peers trust {view['did']} --address {heard.addresses[0]}"
+    return view
 
 
 def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None) -> dict[str, Any]:

@@ -119,7 +119,8 @@ class FederationSettings(_Table):
     )
     mdns: bool = _set(
         True,
-        f"Look for other nodes on the local network, and be found there. {LATER}",
+        "Find other nodes on the local network by multicast DNS, and be found there, where the node listens on more "
+        "than loopback.",
         trade="Shows the node's name and key to everybody on that network. Found is never trusted.",
     )
 

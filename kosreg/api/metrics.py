@@ -52,6 +52,8 @@ TABLE: Final = (
     MetricDoc("kosreg_nodes", "gauge", "Other nodes by what is thought of them.", ("state",)),
     MetricDoc("kosreg_isolated", "gauge", "1 while this node takes itself to be cut off, else 0."),
     MetricDoc("kosreg_beacons", "counter", "Beacons that came, by what became of them.", ("what",)),
+    MetricDoc("kosreg_neighbours", "gauge", "Nodes that are heard on the local network."),
+    MetricDoc("kosreg_neighbours_passed", "counter", "Announcements there for which there was no room."),
     MetricDoc("kosreg_beats", "counter", "Heartbeats that counted."),
     MetricDoc("kosreg_unchanged_registrations", "counter", "Registrations of the same record again."),
     MetricDoc("kosreg_expiries", "counter", "Services that missed their ttl."),
@@ -160,6 +162,8 @@ class _Snapshot:
         yield "kosreg_connections_refused", metrics.connections_refused
         yield "kosreg_websockets", len(node.sockets)
         yield "kosreg_isolated", int(node.mesh.membership.reach.isolated)
+        yield "kosreg_neighbours", len(node.nearby.neighbours)
+        yield "kosreg_neighbours_passed", node.nearby.neighbours.passed_by
         yield "kosreg_beats", node.registry.beats
         yield "kosreg_unchanged_registrations", node.registry.unchanged
         yield "kosreg_expiries", node.liveness.expiries

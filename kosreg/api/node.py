@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kosreg.catalog import Catalog
     from kosreg.klp_registry_sync import RegistrySync
     from kosreg.liveness import Liveness
+    from kosreg.nearby import Nearby
     from kosreg.node_entries import NodeEntries
     from kosreg.peers import Peers
     from kosreg.registry import Registry
@@ -77,6 +78,10 @@ class Node(Protocol):
 
     async def claim_key(self) -> None:
         """From the next start on, this is the node that its key belongs to."""
+
+    @property
+    def nearby(self) -> Nearby:
+        """Who is on the local network."""
 
     def federated(self) -> dict[str, Any]:
         """Where peers reach it, its federation, and how many peers it has: for `GET /api/node`."""

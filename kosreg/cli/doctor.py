@@ -327,9 +327,10 @@ async def check_peers(known: Examination) -> AsyncIterator[Finding]:
             node: dict[str, Any] = (await client.call("GET", "/api/node")).object()
             peers: list[dict[str, Any]] = (await client.call("GET", "/api/peers")).object()["peers"]
             federations: list[dict[str, Any]] = (await client.call("GET", "/api/federations")).object()["federations"]
+            nearby: dict[str, Any] = (await client.call("GET", "/api/peers/nearby")).object()
     except ClientError:
         return  # check_api has said it
-    for finding in findings_of(node, peers, federations):
+    for finding in findings_of(node, peers, federations, nearby):
         yield finding
 
 

@@ -12,6 +12,7 @@ from kosreg.cli import (
     federation,
     joining,
     lab,
+    nearby,
     peers,
     running,
     services,
@@ -40,7 +41,7 @@ status.add_to(app)
 doctor.add_to(app)
 
 # Importing them put their commands into `services.app` and `peers.app`.
-PARTS = (joining, transfer, verifying, watching)
+PARTS = (joining, nearby, transfer, verifying, watching)
 
 
 @group(

@@ -12,16 +12,25 @@ FAR_OFF_MS: Final = 60_000
 """By how much two clocks may differ: times in lists are wrong by as much."""
 SOON_DAYS: Final = 14
 """Before a membership ends."""
+_SILENT: Final = {
+    "off": "off: other nodes on the local network are not found by themselves",
+    "loopback": "silent: the node listens for peers on loopback alone (federation.listen)",
+    "no network": "silent until this machine has an IPv4 address beside loopback",
+}
 
 
 def findings_of(
-    node: Mapping[str, Any], peers: Sequence[Mapping[str, Any]], federations: Sequence[Mapping[str, Any]]
+    node: Mapping[str, Any],
+    peers: Sequence[Mapping[str, Any]],
+    federations: Sequence[Mapping[str, Any]],
+    nearby: Mapping[str, Any],
 ) -> Iterator[Finding]:
-    """`node`, `peers`, `federations`: as the API tells them."""
+    """All of these: as the API tells them."""
     yield from _twins(node)
     yield from _cut_off(node)
     yield from _links(peers)
     yield from _memberships(federations)
+    yield _neighbours(nearby)
 
 
 def _twins(node: Mapping[str, Any]) -> Iterator[Finding]:
@@ -71,3 +80,14 @@ def _memberships(federations: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
                 "peers", "bad", f"the membership in {one['name'] or one['did']} ends in {left} days",
                 "have its root, or whoever invited this node, certify it anew: kosreg federation issue",
             )  # fmt: skip
+
+
+def _neighbours(nearby: Mapping[str, Any]) -> Finding:
+    state, count = nearby["mdns"], len(nearby["nearby"])
+    if state == "on":
+        some = "one other node is heard" if count == 1 else f"{count} other nodes are heard"
+        return Finding("mDNS", "good", f"{some} on the local network")
+    if state == "failed":
+        todo = "let it have UDP port 5353, or set federation.mdns = false; peers that have addresses need it not"
+        return Finding("mDNS", "bad", f"it does not work: {nearby['error']}", todo)
+    return Finding("mDNS", "note", _SILENT[state])

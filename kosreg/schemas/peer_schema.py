@@ -181,6 +181,31 @@ class PeersOut(TypedDict):
     self: Annotated[WhoOut, Field(description="This node.")]
 
 
+class NeighbourOut(WhoOut):
+    """A node that says that it is on the local network. Nobody has proven anything."""
+
+    addresses: list[str]
+    heard: Annotated[str, Field(description=f"When it last said so, {_TIME}")]
+    trust: Annotated[
+        Literal["none", "peer", "member", "revoked", "root"],
+        Field(description="What is decided about its key here; member: a trusted root certifies it."),
+    ]
+    command: NotRequired[Annotated[str, Field(description="What trusts it, once the fingerprint has been compared.")]]
+
+
+class NearbyOut(TypedDict):
+    """Last heard first."""
+
+    nearby: list[NeighbourOut]
+    mdns: Annotated[
+        Literal["on", "off", "loopback", "no network", "failed"],
+        Field(description="loopback: the node listens for nobody else. No network: there is no IPv4 address but it."),
+    ]
+    error: Annotated[str, Field(description="Why it failed.")]
+    passed_by: Annotated[int, Field(description="Announcements since the start for which there was no room.")]
+    self: Annotated[WhoOut, Field(description="This node.")]
+
+
 class JoinedOut(TypedDict):
     """Trust is mutual."""
 

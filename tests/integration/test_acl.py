@@ -275,6 +275,7 @@ async def _(walk: Walk) -> Any:
 
 
 @judge("GET", "/api/peers")
+@judge("GET", "/api/peers/nearby")
 @judge("GET", "/api/peers/{did}")
 @judge("DELETE", "/api/peers/{did}")
 @judge("POST", "/api/peers")
@@ -291,7 +292,8 @@ async def _(walk: Walk) -> Any:
     """Whom the node trusts is for admins alone."""
     peer = f"/api/peers/{walk.node.did}"
     for method, path in (
-        ("GET", "/api/peers"), ("GET", peer), ("DELETE", peer), ("POST", f"{peer}/restore"), ("GET", "/api/audit"),
+        ("GET", "/api/peers"), ("GET", "/api/peers/nearby"),
+        ("GET", peer), ("DELETE", peer), ("POST", f"{peer}/restore"), ("GET", "/api/audit"),
         ("GET", "/api/peers/invites"), ("POST", "/api/peers/invites"), ("POST", "/api/peers/join"),
         ("POST", "/api/peers"), ("POST", "/api/certs"), ("POST", "/api/node/claim"), ("GET", "/api/federations"),
         ("GET", f"/api/federations/{walk.node.did}/certificates"),
