@@ -215,10 +215,9 @@ class Quotas:
         """The origins that are frozen in `tree`."""
         return frozenset(part.origin for part in self.frozen if part.trust == tree.trust)
 
-    def reasons(self, origin: bytes) -> list[Freeze]:
-        """Its freezes: of its facts, of what it says about keys."""
-        parts = (Part(origin), Part(origin, trust=True))
-        return [self.frozen[part] for part in parts if part in self.frozen]
+    def used(self, origin: bytes) -> Usage | None:
+        """What is held of `origin`; None before the first link."""
+        return None if self._holdings is None else self._holdings.used(origin)
 
     def bound(self, origin: bytes, now_ms: int) -> Usage:
         """How much `origin` may hold by itself."""

@@ -22,6 +22,7 @@ from federation.identity import NodeKey, did_of
 from federation.joining import Denied, Redeem, Welcome
 from federation.mesh import DEFAULTS, Mesh
 from federation.peer_node import LinkEvent, PeerNode
+from federation.quotas import Part
 from federation.replica import Alert
 from federation.trust import Role, Trust
 from kosreg.foreign import labels
@@ -30,6 +31,7 @@ from kosreg.members import Members
 from kosreg.membership import Membership
 from kosreg.nearby import Nearby
 from kosreg.node_entries import NodeEntries
+from kosreg.quota_views import part_name
 from kosreg.relay import Relay
 from kosreg.settings import FederationSettings
 from kosreg.store import Store, StoreError
@@ -291,7 +293,7 @@ def _log_event(event: LinkEvent) -> None:
 
 
 def _log_quota(change: QuotaChanged) -> None:
-    part = "what it says about keys" if change.trust else "its facts"
+    part = part_name(Part(change.origin, change.trust))
     if change.reason:
         log.warning("frozen", peer=did_of(change.origin), part=part, reason=change.reason)
     else:

@@ -14,6 +14,7 @@ from federation.trust import Anchor, Certificate, Role
 from kosreg.api.http import Call, Reply, Route
 from kosreg.peers import scope_told
 from kosreg.problems import Problem
+from kosreg.quota_views import frozen_told
 from kosreg.refusals import store_problem
 from kosreg.schemas.federation_schema import MAX_CERTIFICATES, CertificatesOut, CertificatesQuery, FederationsOut
 from kosreg.store import StoreError
@@ -91,6 +92,7 @@ def _certificate(node: Node, root: bytes, issuer: bytes, subject: bytes, cert: C
     alive = node.sync.homes.told(did_of(subject))
     return {
         **({} if alive is None else {"node": alive}),
+        **({"frozen": frozen} if (frozen := frozen_told(node.mesh.quotas, subject)) else {}),
         "subject": did_of(subject),
         "name": node.name if subject == node.key.public else node.node_entries.said_by(subject).name,
         "issuer": did_of(issuer),

@@ -49,6 +49,7 @@ LOG_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "alert": "which kind of alert",
         "text": "the words of an alert",
         "reason": "why",
+        "part": "what of a node is frozen: facts, or keys (what it says about them)",
         "error": "what an operation failed with",
         "failed": "how many writes failed since the start",
         "ms": "how long a call took, milliseconds",

@@ -41,6 +41,7 @@ from kosreg.paths import NODE_KEY
 from kosreg.peer_routes import peer_routes
 from kosreg.peers import Peers
 from kosreg.purging import purge_origin
+from kosreg.quota_views import why_frozen
 from kosreg.registry import ADMIN, Registry
 from kosreg.service_routes import service_routes
 from kosreg.store import ForeignStore, Store
@@ -167,6 +168,7 @@ class Node:
         )
         self.registry.admits = lambda key, cls, root, kind: self.trust.admits(key, cls, root, kind, now_ms())
         self.registry.peer_name = self._name_of
+        self.registry.frozen = partial(why_frozen, self.mesh.quotas)
         self.liveness.start()
         await self.registry.ensure(
             self.did, {"name": self.name, "type": "node", "version": self.version, "ttl": 0}, ADMIN

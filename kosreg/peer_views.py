@@ -9,6 +9,7 @@ from federation.peer_node import LinkState
 from federation.trust import MEMBER_SCOPE, Anchor, Role
 from kosreg.neighbours import Neighbour
 from kosreg.peers import fingerprint, is_like_a_key, scope_told
+from kosreg.quota_views import quota_told
 from kosreg.times import now_ms, rfc3339
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None)
         view["tells"] = {"name": said.name, "version": said.version, "addresses": list(said.addresses)}
     if link is not None:
         view["link"] = _link(link)
+    if (quota := quota_told(node.mesh.quotas, key, now)) is not None:
+        view["quota"] = quota
     sync = node.mesh.view(key, now)
     if sync is not None:
         view["sync"] = {

@@ -130,6 +130,7 @@ class Registry:
         sync.on_adopted = self._adopted
         self.admits: Admits = nobody  # whom this node believes in what, but for itself
         self.peer_name: Callable[[bytes], str] = _unnamed  # what the admin calls a peer, "" where it is not known
+        self.frozen: Callable[[bytes], str] = _unnamed  # why no facts of a node are taken, "" where they are
         self.beats = 0
         self.unchanged = 0
 
@@ -525,6 +526,8 @@ class Registry:
         story = told(service, self._entry(service), self.peer_name)
         if (alive := self.sync.homes.told(service.origin)) is not None:
             story["node"] = {"did": service.origin, **alive}
+        if reason := self.frozen(self._entry(service).origin):
+            story["frozen"] = f"nothing newer is taken from its node at the moment: {reason}"
         before = self._replaced_by(service)
         if before is not None and viewer.sees(before):
             story["replaced"] = replaced(before)

@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from kosreg.quota_views import frozen_counts
+
 if TYPE_CHECKING:
     from kosreg.api.node import Node
 
@@ -54,6 +56,8 @@ TABLE: Final = (
     MetricDoc("kosreg_beacons", "counter", "Beacons that came, by what became of them.", ("what",)),
     MetricDoc("kosreg_neighbours", "gauge", "Nodes that are heard on the local network."),
     MetricDoc("kosreg_neighbours_passed", "counter", "Announcements there for which there was no room."),
+    MetricDoc("kosreg_frozen", "gauge", "Other nodes that are frozen as over their quota, by part.", ("part",)),
+    MetricDoc("kosreg_quota", "counter", "Freezes, their ends, and entries refused meanwhile.", ("what",)),
     MetricDoc("kosreg_beats", "counter", "Heartbeats that counted."),
     MetricDoc("kosreg_unchanged_registrations", "counter", "Registrations of the same record again."),
     MetricDoc("kosreg_expiries", "counter", "Services that missed their ttl."),
@@ -193,6 +197,12 @@ class _Snapshot:
         elif name == "kosreg_nodes":
             for word, count in node.sync.homes.counts().items():
                 yield (word,), count
+        elif name == "kosreg_frozen":
+            for part, count in frozen_counts(node.mesh.quotas).items():
+                yield (part,), count
+        elif name == "kosreg_quota":
+            for what in ("frozen", "reopened", "refused"):
+                yield (what,), node.mesh.quotas.counts[what]
         elif name == "kosreg_beacons":
             for what, count in node.mesh.membership.counts.items():
                 yield (what,), count

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import typer
 
-from kosreg.cli.peers import did_named
+from kosreg.cli.peers import did_named, frozen
 from kosreg.cli.shared import Cli, Exit, Refusal, clean, command, group, usage
 
 if TYPE_CHECKING:
@@ -267,8 +267,8 @@ def list_federations(
 ) -> None:
     """Lists the federations whose roots this node trusts; or the certificates of one of them.
 
-    ALIVE: what the beacons of all nodes say of it. DEPTH: how many certificates may follow: below this node, or below
-    the one that is certified."""
+    ALIVE: what the beacons of all nodes say of it. FROZEN: it brings more than it may, and why. DEPTH: how many
+    certificates may follow: below this node, or below the one that is certified."""
     body = cli.run(_list(cli, which))
     if cli.json:
         cli.answer(body)
@@ -297,13 +297,14 @@ def list_federations(
         )
         return
     table(
-        ["NAME", "NODE", "STATE", "ALIVE", "DEPTH", "CLASSES", "UNTIL", "ISSUER"],
+        ["NAME", "NODE", "STATE", "ALIVE", "FROZEN", "DEPTH", "CLASSES", "UNTIL", "ISSUER"],
         (
             [
                 one["name"],
                 one["subject"],
                 styled("holds" if one["holds"] else "broken" if one["state"] == "granted" else "revoked", _STYLES),
                 styled((one.get("node") or {}).get("state", ""), ALIVE_STYLES),
+                frozen(one.get("frozen")),
                 one["depth"],
                 one["classes"],
                 ago(one["until"]),
@@ -311,7 +312,7 @@ def list_federations(
             ]
             for one in told["certificates"]
         ),
-        optional=("NAME", "CLASSES", "UNTIL"),
+        optional=("NAME", "CLASSES", "UNTIL", "FROZEN"),
     )
     if told["total"] > len(told["certificates"]):
         cli.note(f"{len(told['certificates'])} of {told['total']}")

@@ -210,6 +210,7 @@ def list_peers(cli: Cli) -> None:
             "LAG",
             "DIFFER",
             "HELD",
+            "FROZEN",
             "REFUSED",
             "ERROR",
             "DID",
@@ -226,13 +227,14 @@ def list_peers(cli: Cli) -> None:
                 _milliseconds(_of(peer, "sync").get("lag_ms")),
                 _of(peer, "sync").get("differing"),
                 peer["held"],
+                frozen(_of(peer, "quota").get("frozen")),
                 _reasons(_of(peer, "sync").get("refused")),
                 _of(peer, "link").get("error") if _state(peer) != "up" else "",
                 peer["did"],
             ]
             for peer in found
         ),
-        optional=("DID", "HELD", "ROLE", "ERROR", "REFUSED", "LAG", "RTT"),
+        optional=("DID", "HELD", "ROLE", "ERROR", "REFUSED", "LAG", "RTT", "FROZEN"),
     )
 
 
@@ -271,6 +273,8 @@ def show(cli: Cli, peer: Peer) -> None:
             ("its clock", _clock(link.get("offset_ms"))),
             ("bytes", f"{link['bytes_in']} in, {link['bytes_out']} out, {link['queued']} waiting" if link else None),
             ("held", told["held"]),
+            ("quota", _quota(_of(told, "quota"))),
+            ("frozen", frozen(_of(told, "quota").get("frozen"))),
             (
                 "first sync",
                 ("done" if sync["synced"] else f"{sync['received']} of {sync['expected']}") if sync else None,
@@ -396,6 +400,17 @@ def _clock(offset: Any) -> str | Text | None:
         return f"{offset:+d} ms"
     words = f"{span(abs(offset) / 1000)} {'ahead' if offset > 0 else 'behind'}"
     return words if abs(offset) <= CLOCK_MS else Text(f"{words}: one of the two is wrong", style="red")
+
+
+def frozen(parts: Sequence[Mapping[str, Any]] | None) -> str:
+    """What of a node is frozen, and why."""
+    return "; ".join(f"{part['part']}: {part['reason']}" for part in parts or ())
+
+
+def _quota(quota: Mapping[str, Any]) -> str | None:
+    if not quota:
+        return None
+    return ", ".join(f"{quota[what]:,} of {quota[f'most_{what}']:,} {what}" for what in ("records", "bytes"))
 
 
 def _reasons(refused: Mapping[str, int] | None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Final, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from kosreg.schemas.peer_schema import AliveOut
+from kosreg.schemas.peer_schema import AliveOut, FrozenOut
 
 MAX_CERTIFICATES: Final = 1000  # in one answer
 _TIME: Final = "RFC 3339."
@@ -41,6 +41,7 @@ class CertificateOut(TypedDict):
     state: Annotated[str, Field(description="granted or revoked.")]
     holds: Annotated[bool, Field(description="A grant: whether a chain through it leads to its subject now.")]
     node: NotRequired[Annotated[AliveOut, Field(description="Whether the subject lives, where that is known.")]]
+    frozen: NotRequired[Annotated[list[FrozenOut], Field(description="The subject brings more than it may.")]]
     depth: int
     classes: list[str]
     types: list[str]

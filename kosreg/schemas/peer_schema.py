@@ -146,6 +146,25 @@ class TellsOut(TypedDict):
     addresses: Annotated[list[str], Field(description="Dialled as well where the admin gave none that answers.")]
 
 
+class FrozenOut(TypedDict):
+    """A part of a node of which nothing is taken until it fits."""
+
+    part: Annotated[Literal["facts", "keys"], Field(description="keys: what it says about them.")]
+    reason: str
+    since: Annotated[str, Field(description=_TIME)]
+    refused: Annotated[int, Field(description="Entries of it that came since then.")]
+
+
+class QuotaOut(TypedDict):
+    """How much of a node is held here, and how much may be."""
+
+    records: int
+    bytes: int
+    most_records: int
+    most_bytes: int
+    frozen: NotRequired[list[FrozenOut]]
+
+
 class PeerOut(TypedDict):
     """A key, and what this node makes of it."""
 
@@ -163,6 +182,7 @@ class PeerOut(TypedDict):
     node: NotRequired[Annotated[AliveOut, Field(description="Whether it lives, by the beacons of all nodes.")]]
     tells: NotRequired[TellsOut]
     link: NotRequired[LinkOut]
+    quota: NotRequired[Annotated[QuotaOut, Field(description="Absent before the first link.")]]
     sync: NotRequired[SyncOut]
 
 
