@@ -90,6 +90,8 @@ def _certificate(node: Node, root: bytes, issuer: bytes, subject: bytes, cert: C
     ways = (way for way in node.trust.chains_to(subject) if way.holds(now))
     scope = scope_told(cert.scope)
     alive = node.sync.homes.told(did_of(subject))
+    if subject == node.key.public:
+        alive = {"state": "up", "reason": "", "since": rfc3339(node.started_ms)}
     return {
         **({} if alive is None else {"node": alive}),
         **({"frozen": frozen} if (frozen := frozen_told(node.mesh.quotas, subject)) else {}),

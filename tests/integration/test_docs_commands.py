@@ -14,10 +14,10 @@ import pytest
 from kosreg.lab.ports import Port
 from tests.documents import ROOT, SHOWN_API, SHOWN_HOME, Shell, a_clone, blocks, fits, run_python, steps
 
-DOCUMENTS = ("README.md", "docs/agents.md", "docs/protocol.md")
+DOCUMENTS = ("README.md", "docs/agents.md", "docs/protocol.md", "docs/operations.md")
 STARTS_A_NODE = "make run"
 SHOWN_PEERS = "0.0.0.0:7481"
-SHOWN_ADDRESSES = (SHOWN_PEERS, "127.0.0.1:7490", "127.0.0.1:7491")
+SHOWN_ADDRESSES = (SHOWN_PEERS, "127.0.0.1:7490", "127.0.0.1:7491", "127.0.0.1:7492")
 """Where the nodes of the documents listen, besides the first one's API: each has a port of its own here."""
 
 
