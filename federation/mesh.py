@@ -148,7 +148,7 @@ class Mesh:
         if is_later_tree(message.get("tree")):
             pair.refused["a tree that is not known here"] += 1
             return []
-        return list(handler(pair, message, now_ms))
+        return [*self.trust_changed(now_ms), *handler(pair, message, now_ms)]
 
     def sent(self, peer: bytes, now_ms: int) -> list[Effect]:
         """The bulk queue to `peer` has room for another block."""
@@ -156,7 +156,7 @@ class Mesh:
         if pair is None:
             return []
         pair.room = True
-        return [*pair.bulk(now_ms), *self._settle(pair, now_ms)]
+        return [*self.trust_changed(now_ms), *pair.bulk(now_ms), *self._settle(pair, now_ms)]
 
     def overflowed(self, peer: bytes) -> None:
         """Something for `peer` was dropped, since its queue was full: what it misses is found by reconciliation."""
@@ -206,7 +206,9 @@ class Mesh:
             self._judge.landed(entry)
 
     def trust_changed(self, now_ms: int) -> list[Effect]:
-        """See whether trust says something else than before, or who is frozen, and tell the peers what is open now."""
+        """See whether trust says something else than before, also because time went on, or who is frozen, and tell the
+        peers what is open now."""
+        self.trust.expire(now_ms)
         quotas = self.quotas.tick(now_ms, trust_changed=True) if self.trust.version != self._seen[0] else []
         if (seen := (self.trust.version, self.quotas.version)) == self._seen:
             return list(quotas)
@@ -240,7 +242,7 @@ class Mesh:
 
     def work(self, now_ms: int) -> list[Effect]:
         """Does one slice of what waits, about a millisecond; see `busy`. The peers take turns."""
-        return self._turns.next()
+        return [*self.trust_changed(now_ms), *self._turns.next()]
 
     def verified(self, asked: Verify, verdicts: list[bool]) -> None:
         """Which signatures of `asked` hold, in its order: `work` goes on with what came from this peer."""

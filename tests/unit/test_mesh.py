@@ -20,8 +20,8 @@ from federation.mesh import PING_MS, STRIKES
 from federation.messages import Message, Ping, Round
 from federation.pair import MAX_FRESH, MAX_PINGS, PING_EVERY_MS
 from federation.partitions import PUBLIC_FACTS, internal
-from federation.trust import Scope
-from tests.unit.meshes import LIFE, NOW, ROOT, Net, Node, full, line
+from federation.trust import Scope, issue_cert
+from tests.unit.meshes import LIFE, MEMBER, NOW, ROOT, Net, Node, full, line
 
 
 def test_news_is_pushed_at_once() -> None:
@@ -162,6 +162,28 @@ def test_a_member_for_public_facts_alone_gets_no_internal_ones_though_it_asks() 
     public_only.joins()  # with all classes, now: the newer certificate counts
     net.run(1000)
     assert public_only.names() == {"internal", "another"}
+
+
+def test_a_certificate_that_ended_since_the_last_tick_counts_no_more() -> None:
+    """After a suspend, say: the first news, answer or message must not wait for the clock to be looked at."""
+    net = full(2)
+    member, other = net.nodes
+    member.joins()
+    other.joins()
+    ends = net.now + 60_000
+    cert = issue_cert(ROOT, other.key.public, now_ms=net.now + 1, not_before=net.now, not_after=ends, scope=MEMBER)
+    member.take(cert)
+    before = member.say("before", Class.INTERNAL, ROOT.public)
+    net.run(1000)
+    assert other.names() == {"before"}
+    given: list[Message] = []
+    net.tap = lambda source, target, message: given.append(message) if source is member else None
+    net.now = ends
+    net.do(member, member.mesh.received(other.key.public, messages.want(1_000, [before.id], graft=True), net.now))
+    member.say("after", Class.INTERNAL, ROOT.public)
+    net.run()
+    assert [message["entries"] for message in given if message["t"] == "entries"] == [[]]
+    assert other.names() == {"before"}
 
 
 def test_each_change_of_class_tells_who_may_see_the_old_one() -> None:
