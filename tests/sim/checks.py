@@ -1,35 +1,43 @@
 """What must hold once all is healed (DESIGN.md §11), node by node and link by link.
 
-Who holds what is worked out from trust alone: for each tree and origin, the nodes that admit it, joined by the links
-over which both ends may have it. All nodes of such a *circle* hold the same, byte for byte, and it is what the model
-says.
+Who holds what is worked out from what nodes should believe (`beliefs`), not from what they do: for each tree and
+origin, the nodes that admit it, joined by the links over which both ends may have it. All nodes of such a *circle* hold
+the same, byte for byte, and it is what the model says. Bad nodes are in no circle, and nothing is asked of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Final
 
 from crdt.entry import TRUST_KINDS, Class, Entry
+from federation.broadcast import MAX_MISSING
 from federation.cose import fact_of, verify_entry
 from federation.effects import Word
+from federation.pair import MAX_TREES, MAX_WANTS
 from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, tree_of
+from federation.trust import Trust
 from tests.sim.node import Process, SimNode
 from tests.sim.oracle import Ledger, merge
 from tests.sim.setting import Scene
 from tests.sim.world import Violation
 
+REASONS: Final = 12  # for which entries are refused: a handful of texts, whatever a peer sends
+
 Snapshot = dict[str, list[Entry]]
 
 
 def links(scene: Scene) -> list[tuple[Process, Process]]:
-    """Between whom there should be a link."""
+    """Between whom there should be a link, bad nodes apart."""
     found = []
     for edge in scene.network.edges.values():
         one, other = edge.one.process, edge.other.process
         assert one is not None
         assert other is not None
-        if one.trust.may_link(edge.other.key.public, edge.one.now) and other.trust.may_link(
+        if edge.one.bad or edge.other.bad:
+            continue
+        if one.beliefs().may_link(edge.other.key.public, edge.one.now) and other.beliefs().may_link(
             edge.one.key.public, edge.other.now
         ):
             found.append((one, other))
@@ -38,7 +46,7 @@ def links(scene: Scene) -> list[tuple[Process, Process]]:
 
 def unequal(scene: Scene) -> str | None:
     """Why the nodes do not yet agree; None where they do: all links stand, nothing is under way, all digests agree."""
-    for node in scene.nodes:
+    for node in scene.good():
         assert node.process is not None
         if not node.process.at_rest():
             return f"{node} is not at rest: {_unrest(node.process)}"
@@ -85,21 +93,21 @@ def _trees(scene: Scene) -> list[Tree]:
 
 def _admits(process: Process, origin: bytes, tree: Tree) -> bool:
     kind = "node" if tree.trust else "service"
-    return process.trust.admits(origin, tree.cls, tree.root, kind, process.node.now)
+    return process.beliefs().admits(origin, tree.cls, tree.root, kind, process.node.now)
 
 
 def _shares(one: Process, other: Process, tree: Tree) -> bool:
-    """Whether each of the two believes that both are in the tree's federation."""
+    """Whether each of the two believes that it is in the tree's federation, and the other for internal facts too."""
     return tree.root is None or all(
-        tree.root in process.trust.roots_of(key, process.node.now)
-        for process in (one, other)
-        for key in (one.node.key.public, other.node.key.public)
+        tree.root in process.beliefs().roots_of(process.node.key.public, process.node.now)
+        and _admits(process, peer.node.key.public, tree)
+        for process, peer in ((one, other), (other, one))
     )
 
 
 def _origins(scene: Scene) -> list[bytes]:
-    keys = [node.key.public for node in scene.nodes] + [root.public for root in scene.roots]
-    return [*keys, scene.rogue.public] if scene.rogue is not None else keys
+    keys = [node.key for node in scene.nodes] + scene.roots + scene.keys
+    return [key.public for key in ([*keys, scene.rogue] if scene.rogue is not None else keys)]
 
 
 def _open(scene: Scene, one: Process, other: Process) -> dict[Tree, frozenset[bytes]]:
@@ -111,12 +119,12 @@ def _open(scene: Scene, one: Process, other: Process) -> dict[Tree, frozenset[by
 
 
 def _circles(scene: Scene, origin: bytes, tree: Tree) -> Iterator[list[SimNode]]:
-    near: dict[str, list[SimNode]] = {node.name: [] for node in scene.nodes}
+    near: dict[str, list[SimNode]] = {node.name: [] for node in scene.good()}
     for one, other in links(scene):
         if _shares(one, other, tree) and _admits(one, origin, tree) and _admits(other, origin, tree):
             near[one.node.name].append(other.node)
             near[other.node.name].append(one.node)
-    left = list(scene.nodes)
+    left = scene.good()
     while left:
         circle, todo = [], deque([left[0]])
         while todo:
@@ -130,7 +138,7 @@ def _circles(scene: Scene, origin: bytes, tree: Tree) -> Iterator[list[SimNode]]
 
 def diameter(scene: Scene) -> int:
     """The longest of the shortest ways between two nodes, in links."""
-    near: dict[str, set[str]] = {node.name: set() for node in scene.nodes}
+    near: dict[str, set[str]] = {node.name: set() for node in scene.good()}
     for one, other in links(scene):
         near[one.node.name].add(other.node.name)
         near[other.node.name].add(one.node.name)
@@ -151,10 +159,12 @@ def snapshot(scene: Scene) -> Snapshot:
 
 def final(scene: Scene, before: Snapshot) -> None:
     """Raises Violation. `before`: what was on the disks when all was healed."""
-    for node in scene.nodes:
+    for node in scene.good():
         _holds_what_it_may(scene, node)
         _says_what_was_wanted(scene, node)
         _is_bounded(node)
+        believes(scene, node)
+        _believes_in_any_order(scene, node)
     kept = {name: _by_partition(entries) for name, entries in before.items()}
     held = {node.name: _by_partition(node.disk.rows.values()) for node in scene.nodes}
     for tree in _trees(scene):
@@ -179,7 +189,7 @@ def _circle_agrees(
     label, now = scene.oracle.label, scene.world.now
     where = f"{label(origin)} in {_name(scene, tree)}"
     model: Ledger = {}
-    author = next((node for node in circle if node.key.public == origin), None)
+    author = next((node for node in circle if node.key.public == origin), None)  # never a bad one
     if author is not None and not author.amnesiac:
         said = [e for e in scene.oracle.ledger.get(origin, {}).values() if tree_of(e) == tree]
         for entry in said:
@@ -253,6 +263,65 @@ def _says_what_was_wanted(scene: Scene, node: SimNode) -> None:
             raise Violation(f"{node} says {kind} {name} in several classes: {group}")
 
 
+def believes(scene: Scene, node: SimNode) -> None:
+    """What `node` answers about each key is what it should, now."""
+    process, now = node.process, node.now
+    if process is None:
+        return
+    trust, model, label = process.trust, process.beliefs(), scene.oracle.label
+    for key in _origins(scene):
+        roots = ({*map(label, some)} for some in (trust.roots_of(key, now), model.roots_of(key, now)))
+        answers: list[tuple[object, object, str]] = [(*roots, "whose member it is")]
+        if key != node.key.public:
+            answers.append((trust.may_link(key, now), model.may_link(key, now), "whether it may have a link"))
+        for tree in [*_trees(scene), Tree(Class.PRIVATE)]:
+            for kind in ("cert", "service"):
+                asked = key, tree.cls, tree.root, kind, now
+                answers.append((trust.admits(*asked), model.admits(*asked), f"{kind} in {_name(scene, tree)}"))
+            for type, tags in (("tool", frozenset[str]()), ("agent", frozenset({"red"}))):
+                what = key, tree.cls, tree.root, type, tags, now
+                answers.append((trust.shows(*what), model.shows(*what), f"{type} in {_name(scene, tree)}"))
+        for says, should, of in answers:
+            if says != should:
+                raise Violation(f"{node} says {says} of {label(key)}, and should {should}: {of}")
+
+
+def _believes_in_any_order(scene: Scene, node: SimNode) -> None:
+    """The same certificates, in another order and under anchors that come last, lead to the same chains."""
+    process = node.process
+    assert process is not None
+    held = [entry for entry in process.replica.map if entry.kind == "cert"]
+    scene.world.random.shuffle(held)
+    again = Trust(node.key.public)
+    for entry in held:
+        again.learn(entry)
+    for anchor in node.anchors.values():
+        again.put(anchor)
+    for key in _origins(scene):
+        if set(again.chains_to(key)) != set(process.trust.chains_to(key)):
+            raise Violation(f"{node}: the order in which certificates came matters for {scene.oracle.label(key)}")
+
+
+def stays_small(scene: Scene) -> None:
+    """What peers made a node remember, at any moment."""
+    for node in scene.good():
+        if node.process is None:
+            continue
+        mesh = node.process.mesh
+        missing = mesh._broadcast._counts
+        for pair in mesh.pairs.values():
+            kept = {
+                "wanted": (len(pair.wanted), MAX_WANTS),
+                "asked": (len(pair.asked), MAX_WANTS),
+                "trees": (len(pair.trees), MAX_TREES),
+                "announced": (missing[pair.peer], MAX_MISSING),
+                "reasons": (len(pair.refused), REASONS),
+            }
+            for what, (count, most) in kept.items():
+                if count > most:
+                    raise Violation(f"{node} keeps {count} {what} for {scene.oracle.label(pair.peer)}")
+
+
 def _is_bounded(node: SimNode) -> None:
     process = node.process
     assert process is not None
@@ -268,7 +337,7 @@ def _is_bounded(node: SimNode) -> None:
 
 def lapsed(scene: Scene) -> None:
     """After a long time: what lapsed is shown nowhere and, where it is others', held nowhere."""
-    for node in scene.nodes:
+    for node in scene.good():
         assert node.process is not None
         for entry in node.process.replica.map:
             if entry.origin != node.key.public and entry.valid_until < node.now - 2 * 24 * 3_600_000:

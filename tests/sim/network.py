@@ -132,7 +132,8 @@ class Network:
         """The mesh of `process` closes a link. Among honest nodes there is a reason for it only where one was made."""
         link = process.links.get(peer)
         self.world.tell(f"{process.node} closes its link to {self.nodes[peer]}: {code}: {reason}")
-        if link is not None and not (link.spoilt and code == "bad-entry"):
+        made = process.node.bad or self.nodes[peer].bad
+        if link is not None and not made and not (link.spoilt and code == "bad-entry"):
             raise Violation(
                 f"{process.node} closes its link to {self.nodes[peer]}, which did nothing wrong: {code}: {reason}"
             )
@@ -231,7 +232,8 @@ class Network:
             return
         world, weather, target = self.world, self.weather, self.nodes[peer]
         name = str(message["t"])
-        self.said[name] += 1
+        if not (process.node.bad or target.bad):
+            self.said[name] += 1
         self.oracle.sent(process, target, message)
         if world.lines is not None and name not in {"ping", "pong", *MESSAGES}:
             world.tell(f"{process.node} -> {target}  {self.oracle.describe(message)}")
@@ -239,6 +241,8 @@ class Network:
         if lane is Lane.BULK:
             wait = min(world.random.randint(*weather.bulk_ms) * link.edge.slow, SLOWEST_MS)
             world.after(wait, lambda: self._left(link, process, peer))
+        if name in process.node.withholds:
+            return
         if name != "admits" and world.chance(weather.drops):
             world.tell(f"      … and it is dropped ({name})")
             self.lost[name] += 1
@@ -252,10 +256,20 @@ class Network:
             message = cbor.decode(cbor.encode(message))  # type: ignore[assignment]
         if name == "entries" and world.chance(weather.spoils):
             message = self._spoilt(link, message)
+        self._carry(link, process, target, message, lane)
+
+    def inject(self, process: Process, peer: bytes, message: Message, lane: Lane) -> None:
+        """A bad node sends what its engine would not."""
+        link = process.links.get(peer)
+        if link is not None:
+            self._carry(link, process, self.nodes[peer], cbor.decode(cbor.encode(message)), lane)  # type: ignore[arg-type]
+
+    def _carry(self, link: Link, process: Process, target: SimNode, message: Message, lane: Lane) -> None:
+        at = (process.node.name, lane)
         link.under_way[at] += 1
-        arrival = max(world.now + self._latency(link.edge), link.arrival.get(at, 0))
+        arrival = max(self.world.now + self._latency(link.edge), link.arrival.get(at, 0))
         link.arrival[at] = arrival
-        world.after(arrival - world.now, lambda: self._deliver(link, process, target, lane, message))
+        self.world.after(arrival - self.world.now, lambda: self._deliver(link, process, target, lane, message))
 
     def _left(self, link: Link, process: Process, peer: bytes) -> None:
         if process.alive and process.links.get(peer) is link:
@@ -266,6 +280,9 @@ class Network:
         process = target.process
         if link.dead or process is None or process.links.get(source.node.key.public) is not link:
             return
+        if target.bad and message["t"] == "entries":
+            some = [self.oracle.by_raw.get(raw) for raw in message["entries"]]  # type: ignore[attr-defined]
+            target.heard.update((entry.id, entry) for entry in some if entry is not None)
         process.receive(source.node.key.public, message)
 
     def _spoilt(self, link: Link, message: Message) -> Message:

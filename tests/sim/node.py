@@ -19,6 +19,7 @@ from federation.mesh import Mesh
 from federation.messages import Message
 from federation.replica import Alert, Persist, Replica, Statement, is_far_ahead
 from federation.trust import Anchor, Trust
+from tests.sim.beliefs import Beliefs
 from tests.sim.world import Violation
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class Habits:
 
 class SimNode:
     """`anchors`: what its admin decided; `offset`: its clock minus the true one, ms; `beating`: services whose agents
-    live; `amnesiac`: it lost its disk or went back to a backup at least once."""
+    live; `amnesiac`: it lost its disk or went back to a backup at least once; `bad`: it says what it likes, beside what
+    its engine says; `withholds`: names of messages that never leave it; `heard`: what came to it, where it is bad."""
 
     def __init__(self, world: World, network: Network, oracle: Oracle, name: str) -> None:
         self.world = world
@@ -76,6 +78,9 @@ class SimNode:
         self.beating: set[str] = set()
         self.backup: Disk | None = None
         self.amnesiac = False
+        self.bad = False
+        self.withholds: frozenset[str] = frozenset()
+        self.heard: dict[bytes, Entry] = {}  # by id
         self.incarnation = 0
         self.process: Process | None = None
 
@@ -136,10 +141,18 @@ class Process:
         self._syncing: list[Commit] = []
         self._working = False
         self._trust_seen = self.trust.version
+        self._beliefs: Beliefs | None = None
         self.world.after(self.world.random.randrange(TICK_MS), self._ticking)
 
     def _admits(self, entry: Entry) -> bool:
         return self.trust.admits(entry.origin, entry.cls, entry.root, entry.kind, self.node.now)
+
+    def beliefs(self) -> Beliefs:
+        """What it should believe, by the certificates that it holds now."""
+        if self._beliefs is None or self._beliefs.anchors != self.node.anchors:
+            certs = [entry for entry in self.replica.map if entry.kind == "cert"]
+            self._beliefs = Beliefs(self.node.key.public, self.node.anchors, certs)
+        return self._beliefs
 
     # What the people here do
 
@@ -194,6 +207,7 @@ class Process:
         if self.world.now - node.clock_set > JUMP_MS:
             for entry in self.replica.purge(node.now):
                 node.disk.rows.pop(entry.key, None)
+                self._beliefs = None
 
     def anchors_changed(self) -> None:
         """The admin changed whom this node trusts."""
@@ -300,6 +314,8 @@ class Process:
         else:
             for commit in commits:
                 self._write(commit)
+                if any(entry.kind == "cert" for entry in commit.persist.entries):
+                    self._beliefs = None
                 for effect in self.replica.persisted(commit.persist):
                     if isinstance(effect, Alert):
                         self.world.tell(f"{self.node.name} alerts: {effect.text}")
@@ -327,7 +343,11 @@ class Process:
     def at_rest(self) -> bool:
         """Nothing is on its way inside this process."""
         pairs = self.mesh.pairs.values()
-        asks = any(pair.busy() or any(map(pair.reconciler.is_asking, pair.trees)) for pair in pairs)
+        asks = any(
+            pair.busy() or any(map(pair.reconciler.is_asking, pair.trees))
+            for pair in pairs
+            if not self.node.network.nodes[pair.peer].bad
+        )
         return not (asks or self._waiting or self._syncing or self.mesh.busy)
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from crdt.entry import Class, Entry, Key
+from federation.identity import parse_did
 from federation.messages import Message
 from federation.replica import Statement
+from tests.sim.beliefs import LONGEST, read
 from tests.sim.node import Process, SimNode
 from tests.sim.world import Violation, World
 
-LATE_MS: Final = 500  # a certificate that ended so shortly ago may not have been noticed
 Ledger = dict[Key, Entry]
 
 
@@ -38,7 +39,8 @@ def merge(ledger: Ledger, entry: Entry) -> None:
 
 
 class Oracle:
-    """`ledger`: by origin, what reached the origin's own disk; `granted`: (root, member), ever."""
+    """`ledger`: by origin, what reached the origin's own disk; `granted`: (root, member), ever: a root, or who was ever
+    allowed to, has certified it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -48,6 +50,7 @@ class Oracle:
         self.ledger: dict[bytes, Ledger] = {}
         self.wishes: dict[bytes, dict[tuple[str, str], Wish | None]] = {}
         self.granted: set[tuple[bytes, bytes]] = set()
+        self._grants: set[tuple[bytes, bytes, bytes, int]] = set()  # root, issuer, subject, depth
         self.labels: dict[bytes, str] = {}
 
     def label(self, key: bytes | None) -> str:
@@ -61,6 +64,21 @@ class Oracle:
             self.by_id[entry.id] = entry
             if entry.cls is not Class.PUBLIC:
                 self.hidden[entry.id] = entry
+            if entry.kind == "cert" and (said := read(entry)).granted:
+                self._grants.add((said.root, entry.origin, parse_did(entry.name), said.depth))
+                self._let_in(said.root)
+
+    def _let_in(self, root: bytes) -> None:
+        """Who was ever let into the federation of `root`, by whom that was ever let do so."""
+        may = {(root, LONGEST)}
+        for _ in range(LONGEST):
+            may |= {
+                (subject, min(depth, left - 1))
+                for federation, issuer, subject, depth in self._grants
+                for key, left in may
+                if federation == root and key == issuer and left
+            }
+        self.granted |= {(root, key) for key, _ in may if key != root}
 
     def durable(self, node: SimNode, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -108,6 +126,8 @@ class Oracle:
 
     def sent(self, source: Process, target: SimNode, message: Message) -> None:
         name = message["t"]
+        if source.node.bad:
+            return
         if name == "entries":
             for raw in message["entries"]:  # type: ignore[attr-defined]
                 self._may_leave(self.by_raw.get(raw), source, target)
@@ -132,7 +152,7 @@ class Oracle:
             why = f"which was never a member of {self.label(entry.root)}"
         else:
             for key in (source.node.key.public, target.key.public):
-                if not any(entry.root in source.trust.roots_of(key, source.node.now - late) for late in (0, LATE_MS)):
+                if not _is_in(source, key, entry.root):
                     why = f"while it does not believe that {self.label(key)} is a member of {self.label(entry.root)}"
         if why is not None:
             raise Violation(f"{source.node} sends {entry} to {target}, {why}")
@@ -152,12 +172,13 @@ class Oracle:
         name = str(message["t"])
         match name:
             case "entries":
-                some = [self.by_raw[raw] for raw in message["entries"]]  # type: ignore[attr-defined]
+                some = [self.by_raw[raw] for raw in message["entries"] if raw in self.by_raw]  # type: ignore[attr-defined]
                 shown = " ".join(f"{e.name}{'' if e.live else '†'}{'piP'[e.cls]}:{e.id.hex()[:6]}" for e in some[:6])
                 how = "" if "answers" not in message else f" (block, answers {message['answers']})"
                 return f"entries {shown}{f' … {len(some)}' if len(some) > 6 else ''}{how}"
             case "ihave" | "want":
-                ids = [self.by_id[i].name + ":" + i.hex()[:6] for i in message["ids"][:6]]  # type: ignore[index]
+                known = [(self.by_id.get(i), i.hex()[:6]) for i in message["ids"][:6]]  # type: ignore[index]
+                ids = [f"{'?' if entry is None else entry.name}:{shown}" for entry, shown in known]
                 return f"{name} {' '.join(ids)} ({len(message['ids'])})"  # type: ignore[arg-type]
             case "admits":
                 add, drop = ([self.label(key) for key in message[what]] for what in ("add", "drop"))  # type: ignore[attr-defined]
@@ -173,3 +194,9 @@ class Oracle:
     def tree(self, message: Message) -> str:
         _, root, trust = cast("list[Any]", message["tree"])
         return "trust" if trust else "facts" if root is None else f"internal({self.label(root)})"
+
+
+def _is_in(source: Process, key: bytes, root: bytes) -> bool:
+    """Whether `source` believes that `key` is in the federation of `root`, another's key for internal facts too."""
+    believed, now = source.beliefs(), source.node.now
+    return root in believed.roots_of(key, now) and believed.admits(key, Class.INTERNAL, root, "service", now)

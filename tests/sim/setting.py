@@ -6,25 +6,25 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from crdt.entry import Class
 from federation.identity import NodeKey
-from federation.trust import Anchor, Role, Scope, issue_cert
+from federation.trust import Anchor, Role
+from tests.sim.granting import Grants
 from tests.sim.network import Network, Weather
 from tests.sim.node import SimNode
 from tests.sim.oracle import Oracle
 from tests.sim.world import World
 
-MEMBER: Final = Scope(frozenset({Class.PUBLIC, Class.INTERNAL}))
 FEATURES: Final = (
     "cuts", "crashes", "wipes", "backups", "clocks", "decades", "anchors", "certificates", "disks", "slow", "bursts",
-    "leaps", "equivocation",
+    "leaps", "equivocation", "delegates", "byzantine",
 )  # fmt: skip
 
 
 @dataclass(slots=True)
 class Scene:
-    """Everything of one run. `roots`: the federations; `of`: the root of each member by name; `rogue`: a key that signs
-    two things with one stamp."""
+    """Everything of one run. `roots`: the federations; `of`: the root of each member by name; `keys`: further ones that
+    belong to no node, which may be certified; `issuers`: delegates by root; `rogue`: a key that signs two things with
+    one stamp."""
 
     world: World
     network: Network
@@ -32,25 +32,16 @@ class Scene:
     nodes: list[SimNode] = field(default_factory=list)
     roots: list[NodeKey] = field(default_factory=list)
     of: dict[str, NodeKey] = field(default_factory=dict)
+    keys: list[NodeKey] = field(default_factory=list)
+    issuers: dict[bytes, list[NodeKey]] = field(default_factory=dict)
     features: frozenset[str] = frozenset()
     rogue: NodeKey | None = None
     kind: str = ""
     shape: str = ""
 
-    def certify(self, root: NodeKey, member: SimNode, bearers: list[SimNode], *, granted: bool = True) -> None:
-        """`root` says that `member` is one of its own, or no more; `bearers` are brought that by their admins."""
-        world = self.world
-        cert = issue_cert(
-            root, member.key.public, now_ms=world.now, scope=MEMBER, state="granted" if granted else "revoked"
-        )
-        self.oracle.signed((cert,))
-        if granted:
-            self.oracle.granted.add((root.public, member.key.public))
-        label = self.oracle.label(root.public)
-        world.tell(f"{label} {'certifies' if granted else 'revokes'} {member}: {cert.id.hex()[:6]} to {bearers}")
-        for bearer in bearers:
-            if bearer.process is not None:
-                bearer.process.take(cert)
+    def good(self) -> list[SimNode]:
+        """The nodes that say what their engine says."""
+        return [node for node in self.nodes if not node.bad]
 
 
 def make(seed: int, *, trace: bool = False, echo: bool = False, count: int | None = None) -> Scene:
@@ -67,19 +58,21 @@ def make(seed: int, *, trace: bool = False, echo: bool = False, count: int | Non
     scene.features = frozenset(each for each in FEATURES if random.random() < 0.45)
     oracle.labels.update({node.key.public: node.name for node in scene.nodes})
     scene.shape = random.choice(("full", "line", "ring", "star", "random"))
+    if "byzantine" in scene.features and len(names) > 2:
+        for node in random.sample(scene.nodes, 2 if len(names) > 4 and random.random() < 0.4 else 1):
+            node.bad = node.amnesiac = True
     for one, other in _edges(scene):
         network.join(one, other)
     network.weather = _weather(scene)
     _trust(scene)
+    bad = [node.name for node in scene.nodes if node.bad]
     world.tell(
-        f"seed {seed}: {len(names)} nodes, {scene.shape}, {scene.kind}; {' '.join(sorted(scene.features))}; "
+        f"seed {seed}: {len(names)} nodes, bad {bad}, {scene.shape}, {scene.kind}; {' '.join(sorted(scene.features))}; "
         f"latency {network.weather.latency}, drops {network.weather.drops:.2f}, spoils {network.weather.spoils:.2f}"
     )
     for node in scene.nodes:
         node.start()
-    for name, root in scene.of.items():
-        member = next(node for node in scene.nodes if node.name == name)
-        scene.certify(root, member, [node for node in scene.nodes if root.public in node.anchors])
+    Grants(scene).begin()
     return scene
 
 

@@ -9,12 +9,16 @@ from typing import Final
 from crdt.entry import DAY_MS, MAX_LIFE_MS, Class, Fact
 from federation.cose import sign_entry
 from federation.replica import Statement
-from federation.trust import Anchor, Role
+from federation.trust import Anchor, Role, Scope
+from tests.sim import checks
+from tests.sim.byzantine import Byzantine
+from tests.sim.granting import Grants
 from tests.sim.node import Disk, Habits, Process, SimNode
 from tests.sim.setting import Scene
 
 HOUR_MS: Final = 3_600_000
 DECADE_MS: Final = 10 * 365 * DAY_MS
+NOTHING: Final = Scope(frozenset())
 NAMES: Final = 5  # services of one node, besides those of bursts
 PAUSES: Final = (0, 0, 5, 60, 400, 2_000, 7_000)  # ms between two things that happen
 
@@ -26,6 +30,8 @@ class Story:
         self.scene = scene
         self.world = scene.world
         self.random = scene.world.random
+        self.grants = Grants(scene)
+        self.byzantine = [Byzantine(scene, node) for node in scene.nodes if node.bad]
         self._version = 0
         have = scene.features
         acts: list[tuple[Callable[[], None], int, bool]] = [
@@ -42,7 +48,9 @@ class Story:
             (self.shift_decade, 1, "decades" in have),
             (self.revoke_or_restore, 2, "anchors" in have),
             (self.add_or_drop, 1, "anchors" in have),
-            (self.certify_or_revoke, 2, "certificates" in have and bool(scene.roots)),
+            (self.grants.change, 2, "certificates" in have and bool(scene.roots)),
+            (self.grants.change, 4, "delegates" in have and bool(scene.roots)),
+            (self.misbehave, 8, any(node.bad for node in scene.nodes)),
             (self.trouble_disk, 1, "disks" in have),
             (self.slow_down, 1, "slow" in have),
             (self.equivocate, 1, scene.rogue is not None),
@@ -56,6 +64,9 @@ class Story:
         for _ in range(steps):
             (act,) = self.random.choices(self._acts, self._weights)
             act()
+            checks.stays_small(self.scene)
+            if self.random.random() < 0.3:
+                checks.believes(self.scene, self.random.choice(self.scene.good()))
             self.world.run(self.random.choice(PAUSES))
 
     # People
@@ -191,13 +202,17 @@ class Story:
     # Admins
 
     def revoke_or_restore(self) -> None:
+        """Also of a key that is trusted only since others have certified it: then nothing is left by a restore."""
         node = self.random.choice(self.scene.nodes)
-        if not node.anchors:
-            return
-        anchor = self.random.choice(list(node.anchors.values()))
+        others = [other.key.public for other in self.scene.nodes if other is not node]
+        key = self.random.choice(list(dict.fromkeys([*node.anchors, *others])))
+        anchor = node.anchors.get(key) or Anchor(key, Role.PEER, scope=NOTHING)
         revoked = self.world.now if anchor.revoked is None else None
-        self.world.tell(f"{node} {'restores' if revoked is None else 'revokes'} {self.scene.oracle.label(anchor.key)}")
-        self._put(node, replace(anchor, revoked=revoked))
+        self.world.tell(f"{node} {'restores' if revoked is None else 'revokes'} {self.scene.oracle.label(key)}")
+        if revoked is None and anchor.scope == NOTHING:
+            self._drop(node, key)
+        else:
+            self._put(node, replace(anchor, revoked=revoked))
 
     def add_or_drop(self) -> None:
         node, other = self.random.sample(self.scene.nodes, 2)
@@ -207,32 +222,30 @@ class Story:
             self._put(node, Anchor(other.key.public, Role.PEER))
         else:
             self.world.tell(f"{node} forgets {other}")
-            del node.anchors[anchor.key]
-            if node.process is not None:
-                node.process.anchors_changed()
+            self._drop(node, anchor.key)
+
+    def _drop(self, node: SimNode, key: bytes) -> None:
+        del node.anchors[key]
+        if node.process is not None:
+            node.process.anchors_changed()
 
     def _put(self, node: SimNode, anchor: Anchor) -> None:
         node.anchors[anchor.key] = anchor
         if node.process is not None:
             node.process.anchors_changed()
 
-    def certify_or_revoke(self) -> None:
-        scene = self.scene
-        member = self.random.choice(scene.nodes)
-        root = scene.of.get(member.name) or self.random.choice(scene.roots)
-        granted = self.random.random() < 0.6
-        if granted:
-            scene.of[member.name] = root
-        bearers = [node for node in scene.nodes if root.public in node.anchors]
-        if bearers:
-            scene.certify(root, member, self.random.sample(bearers, min(len(bearers), 2)), granted=granted)
+    def misbehave(self) -> None:
+        self.random.choice(self.byzantine).act()
 
     # Time
 
     def go_on_for_days(self) -> None:
         """Days go by in which all machines run as they do now."""
-        for _ in range(self.random.choice((1, 3, 9))):
-            self._a_while(4 * DAY_MS)
+        left = self.random.choice((4, 12, 31, 41))
+        while left:
+            days = min(left, 4)
+            self._a_while(days * DAY_MS)
+            left -= days
 
     def stay_away(self) -> None:
         """A node is off for longer than entries live, with its old disk."""
