@@ -313,6 +313,9 @@ def _caught(mutant: Mutant, runs: int) -> bool:
             if done.returncode:
                 why = (done.stdout or done.stderr).strip().splitlines()
                 told = [line for line in why if line and not line.startswith(" ")]
+                if not told[0].startswith("seed "):
+                    print(f"BROKEN  {mutant.name}: nothing runs\n        {told[-1][:160]}", flush=True)
+                    return False
                 print(
                     f"caught  {mutant.name} ({time.perf_counter() - began:.0f} s)\n        {told[0][:160]}", flush=True
                 )
