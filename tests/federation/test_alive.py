@@ -119,3 +119,43 @@ async def test_all_others_say_what_became_of_a_node(lab: Callable[..., Lab], siz
 async def until_status(node: LabNode, of: LabNode, status: str) -> None:
     while (await shown(node, f"s-of-{of.name}"))[0] != status:
         await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(60)
+async def test_all_services_of_a_dead_node_are_offline_in_lists_and_to_watchers(lab: Callable[..., Lab]) -> None:
+    count = 300
+    async with lab(2, "mesh") as two:
+        first, other = two
+        await asyncio.gather(*(first.register(id=f"s{n}", name="S", visibility="public") for n in range(count)))
+        await two.converged()
+        told: dict[str, tuple[str, str]] = {}
+        ready = asyncio.Event()
+
+        async def follow() -> None:
+            async with aclosing(other.watch({"type": "service"})) as frames:
+                async for frame in frames:
+                    ready.set()
+                    if frame.op == "event":
+                        service = frame.value["service"]
+                        told[service["id"]] = frame.value["event"], service["liveness"]["reason"]
+
+        watching = asyncio.create_task(follow())
+        await ready.wait()
+        await two.kill(first)
+        async with asyncio.timeout(5):
+            while len(told) < count:
+                await asyncio.sleep(0.02)
+        assert set(told.values()) == {("offline", "node unreachable")}
+        assert len(await other.services(type="service", status="offline")) == count
+        assert await other.services(type="service", status="active") == []
+        explained = (await other.call("GET", "/api/services/s1/explain")).object()
+        assert explained["node"]["state"] == "unreachable"
+        assert explained["status"]["declared"] == "active"
+
+        await two.start(first)
+        async with asyncio.timeout(15):
+            while set(told.values()) != {("active", "as its node says")}:
+                await asyncio.sleep(0.02)
+        assert len(await other.services(type="service", status="active")) == count
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
