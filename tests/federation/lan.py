@@ -2,7 +2,7 @@
 `ready`, and then does
 
     flood HOST N    say N announcements, of as many nodes
-    ask HOST N      on the first line of stdin ask N times who is there; prints who has spoken mDNS since it is ready
+    ask HOST N      ask N times who is there, and print how many packets others sent meanwhile
     hold            have port 5353 for itself, until it is ended
 """
 
@@ -63,17 +63,16 @@ def flood(host: str, count: int) -> None:
 def ask(host: str, times: int) -> None:
     sock = member(host)
     print("ready", flush=True)
-    spoke: set[str] = set()
+    spoke = 0
     question = DNSOutgoing(QUERY)
     question.add_question(DNSQuestion(SERVICE, PTR, IN))
     (packet,) = question.packets()
-    sys.stdin.readline()
     for _ in range(times):
         sock.sendto(packet, (GROUP, PORT))
         end = time.monotonic() + 0.4  # who answers does so within 0.12 s (RFC 6762 §6)
         while (left := end - time.monotonic()) > 0 and select.select([sock], [], [], left)[0]:
-            spoke.add(sock.recvfrom(9000)[1][0])
-    print(*sorted(spoke), flush=True)
+            spoke += sock.recv(9000) != packet
+    print(spoke, flush=True)
 
 
 def hold() -> None:

@@ -40,6 +40,15 @@ def pair(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
     assert [stop(node) for node in both] == [0, 0]
 
 
+def test_a_node_on_loopback_is_silent_on_the_network_and_says_why(lonely: Node) -> None:
+    told = lonely.json("peers", "nearby")
+    assert (told["mdns"], told["nearby"]) == ("loopback", [])
+    assert "loopback alone" in lonely.run("peers", "nearby").stderr
+    found = {one["check"]: one for one in lonely.json("doctor")["checks"]}
+    assert found["mDNS"]["state"] == "note"
+    assert "zeroconf" not in Path(f"/proc/{lonely.ready['pid']}/maps").read_text()  # not even its code is loaded
+
+
 def test_two_commands_join_two_nodes(pair: tuple[Node, Node], tmp_path: Path) -> None:
     a, b = pair
     record = {"id": "s", "name": "s", "type": "agent", "visibility": "public", "ttl": 0}
