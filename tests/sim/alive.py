@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import Pool
 from typing import Final
 
+from federation.beacon import make_beacon
 from tests.sim.beacons import Beacons
 from tests.sim.world import Violation
 
@@ -113,11 +114,63 @@ def restart(world: Beacons, size: int) -> None:
         raise Violation(f"somebody was called unreachable: {world.changes()}")
 
 
-def loss(world: Beacons, size: int) -> None:
-    """A fifth of all messages is lost for ten minutes."""
+def loss(world: Beacons, size: int, seconds: int = 60) -> None:
+    """A fifth of all messages is lost."""
     world.loss = 0.2
-    world.run(600)
+    world.run(seconds)
     _told(world, 0)
+
+
+def many_die(world: Beacons, size: int) -> None:
+    """All but two, at once: whoever is left knows that they are dead, and that it is not cut off."""
+    left = NAMES[max(1, size - 2) : size]
+    for name in NAMES[: size - len(left)]:
+        world.kill(name)
+    world.run(4)
+    for one in left:
+        for other in NAMES[: size - len(left)]:
+            _says(world, one, other, "unreachable")
+
+
+def clock(world: Beacons, size: int) -> None:
+    """The clock of one is set forth, and back, by hours."""
+    node = world.nodes["a"]
+    for hours in (world.random.randint(1, 50), -world.random.randint(1, 50)):
+        node.offset += hours * 3_600_000
+        world.run(20)
+    _told(world, 0)
+
+
+def replay(world: Beacons, size: int) -> None:
+    """One dies, and another brings its beacons of an earlier start, and some of a day ago with a stranger in them."""
+    dead, liar = world.nodes["a"], world.nodes["b"]
+    world.kill("a")
+    world.run(3)
+    world.forget()
+    near = [node.key.public for node in world.nodes.values() if node is not dead]
+    near.append(world.random.randbytes(32))
+    for seq in range(10):
+        old = make_beacon(dead.key, (dead.incarnation - 100, seq + 1_000), world.now - 86_400_000, 5, near)
+        for name in NAMES[2:size]:
+            world.send(liar, world.nodes[name], {"t": "beacon", "beacons": [old.raw]})
+        world.run(1)
+    _told(world, 0)
+
+
+def forge(world: Beacons, size: int) -> None:
+    """One brings beacons of another in which that one stops, not signed by it."""
+    world.liars.add("b")
+    liar = world.nodes["b"]
+    for victim in NAMES[2:size]:
+        node = world.nodes[victim]
+        beacon = make_beacon(node.key, (node.incarnation, 10_000), world.now, 5, [], stops=True)
+        raw = beacon.raw[:-1] + bytes([beacon.raw[-1] ^ 1])
+        for name in NAMES[:size]:
+            if name not in ("b", victim):
+                world.send(liar, world.nodes[name], {"t": "beacon", "beacons": [raw]})
+    world.run(10)
+    if any(of != "b" and who != "b" for _, who, of, _ in world.changes()):
+        raise Violation(f"what was forged was believed: {world.changes()}")
 
 
 def lies(world: Beacons, size: int) -> None:
@@ -136,6 +189,7 @@ def lies(world: Beacons, size: int) -> None:
 
 TABLE: Final[dict[str, Callable[[Beacons, int], None]]] = {
     "kill": kill, "freeze": freeze, "vanish": vanish, "cut": cut, "restart": restart, "lies": lies,
+    "loss": loss, "many die": many_die, "clock": clock, "replay": replay, "forge": forge,
 }  # fmt: skip
 
 
@@ -143,9 +197,10 @@ def run(what: str, size: int, seed: int) -> None:
     """One field. Raises Violation."""
     world = settled(size, seed)
     try:
-        {**TABLE, "loss": loss}[what](world, size)
+        TABLE[what](world, size)
     except Violation as violation:
-        raise Violation(f"{violation}\n  tests.sim.alive.run({what!r}, {size}, {seed})") from None
+        place = f"tests.sim.alive.run({what!r}, {size}, {seed})"
+        raise Violation(f"seed {seed}: {what} among {size}: {violation}\n  {place}") from None
 
 
 def fields(first: int, runs: int) -> Iterator[tuple[str, int, int]]:

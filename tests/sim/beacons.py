@@ -14,6 +14,7 @@ from federation.identity import NodeKey
 from federation.membership import Membership
 from federation.messages import Message
 from federation.replica import Alert
+from tests.sim.world import Violation
 
 TICK = 250
 START = 1_800_000_000_000
@@ -70,7 +71,9 @@ class Node:
                     self.twins.append(effect)
                 case Close(peer, code, reason):
                     other = self.world.by_key[peer].name
-                    raise AssertionError(f"{self.name} closes its link to {other}: {code} {reason}")
+                    if other not in self.world.liars:
+                        raise Violation(f"{self.name} closes its link to {other}: {code} {reason}")
+                    self.world.close(self.name, other)
 
 
 class Beacons:
@@ -84,6 +87,7 @@ class Beacons:
         self.size = 0
         self.nodes: dict[str, Node] = {}
         self.by_key: dict[bytes, Node] = {}
+        self.liars: set[str] = set()  # whose links may be closed for what they say
         self.links: set[frozenset[str]] = set()
         self.silent: set[frozenset[str]] = set()  # links that lose all, and nobody is told
         self._queue: list[tuple[int, int, Callable[[], object]]] = []
