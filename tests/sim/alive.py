@@ -142,19 +142,20 @@ def clock(world: Beacons, size: int) -> None:
 
 
 def replay(world: Beacons, size: int) -> None:
-    """One dies, and another brings its beacons of an earlier start, and some of a day ago with a stranger in them."""
+    """One vanishes, and another brings its beacons of an earlier start, and its first one, with a stranger in them."""
     dead, liar = world.nodes["a"], world.nodes["b"]
-    world.kill("a")
-    world.run(3)
+    world.cut("a")
+    world.run(10)
     world.forget()
     near = [node.key.public for node in world.nodes.values() if node is not dead]
     near.append(world.random.randbytes(32))
     for seq in range(10):
         old = make_beacon(dead.key, (dead.incarnation - 100, seq + 1_000), world.now - 86_400_000, 5, near)
+        first = make_beacon(dead.key, (dead.incarnation, 1), world.now - 30_000, 5, near)
         for name in NAMES[2:size]:
-            world.send(liar, world.nodes[name], {"t": "beacon", "beacons": [old.raw]})
+            world.send(liar, world.nodes[name], {"t": "beacon", "beacons": [old.raw, first.raw]})
         world.run(1)
-    _told(world, 0)
+    _told(world, 0, but="a")
 
 
 def forge(world: Beacons, size: int) -> None:

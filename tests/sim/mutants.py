@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-CHUNK: Final = 25  # seeds in one process
+PROGRAMS: Final = {"federation": ("tests.sim", 25, 400), "alive": ("tests.sim.alive", 2, 12)}
+"""Module, seeds in one process, and seeds before a mutant counts as not caught."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`old` stands exactly once in `file`, and becomes `new`."""
+    """`old` stands exactly once in `file`, and becomes `new`. `seen_by`: the program whose seeds are run."""
 
     name: str
     file: str
     old: str
     new: str
+    seen_by: str = "federation"
 
 
 MUTANTS: Final = (
@@ -276,23 +278,93 @@ MUTANTS: Final = (
         '            return self._refuse(Fault.ORIGIN, "not to be had from this peer", entry)',
         '            return self._refuse(Fault.RELAY, "not to be had from this peer", entry)',
     ),
+    Mutant(
+        "who is alive: a node to which no way leads is doubted for ever",
+        "federation/reachability.py",
+        "if now_ms - self._doubt.setdefault(origin, now_ms) < DOUBT_MS:",
+        "if now_ms - self._doubt.setdefault(origin, now_ms) < 1 << 60:",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: nobody is ever cut off",
+        "federation/reachability.py",
+        "self.isolated = len(recent) >= 2 and",
+        "self.isolated = False and",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: half of the nodes are too few",
+        "federation/reachability.py",
+        "(len(up) + 1) * 2 < len(recent) + 1",
+        "(len(up) + 1) * 2 <= len(recent) + 1",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: a refused redial proves nothing to others",
+        "federation/reachability.py",
+        "self._gone |= self._said_gone(reached)",
+        "pass",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: an older beacon counts",
+        "federation/membership.py",
+        "if known is not None and known.beacon.order >= beacon.order:",
+        "if known is not None and known.beacon.order == beacon.order:",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: what is not signed is believed",
+        "federation/membership.py",
+        "            if not is_signed(beacon):\n                return [*effects",
+        "            if False:\n                return [*effects",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: a clock that jumps is a silence",
+        "federation/membership.py",
+        "            self._shift(gone_by)",
+        "            pass",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: nobody is asked whether it is there",
+        "federation/membership.py",
+        "if quiet >= QUIET_MS and now_ms - near.probed_ms >= PROBE_MS:",
+        "if False:",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: a link that is silent still counts",
+        "federation/membership.py",
+        "if near.silent != (quiet >= SILENT_MS):",
+        "if False:",
+        "alive",
+    ),
+    Mutant(
+        "who is alive: a node that stops is dead at once",
+        "federation/reachability.py",
+        "if lease.beacon.stops and now_ms - lease.came_ms < STOPS_MS:",
+        "if False:",
+        "alive",
+    ),
 )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim.mutants", description=__doc__)
-    parser.add_argument("--runs", type=int, default=400, help="seeds before a mutant counts as not caught")
     parser.add_argument("--only", default="", help="those whose name contains this")
     given = parser.parse_args()
     escaped = 0
     for mutant in MUTANTS:
         if given.only in mutant.name:
-            escaped += not _caught(mutant, given.runs)
+            escaped += not _caught(mutant)
     print(f"{escaped} not caught" if escaped else "all caught")
     return 1 if escaped else 0
 
 
-def _caught(mutant: Mutant, runs: int) -> bool:
+def _caught(mutant: Mutant) -> bool:
+    program, chunk, runs = PROGRAMS[mutant.seen_by]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="kosreg-mutant-") as place:
         copy = Path(place)
@@ -305,9 +377,9 @@ def _caught(mutant: Mutant, runs: int) -> bool:
             print(f"STALE   {mutant.name}: its text stands {text.count(mutant.old)} times in {mutant.file}")
             return False
         source.write_text(text.replace(mutant.old, mutant.new))
-        for first in range(0, runs, CHUNK):
+        for first in range(0, runs, chunk):
             done = subprocess.run(
-                [sys.executable, "-m", "tests.sim", "--first", str(first), "--runs", str(CHUNK)],
+                [sys.executable, "-m", program, "--first", str(first), "--runs", str(chunk)],
                 cwd=copy, env={**os.environ, "PYTHONPATH": place}, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
