@@ -52,19 +52,22 @@ class Broadcast:
         """`peer` gets news whole from now on."""
         self._lazy.discard((peer, tree))
 
-    def announced(self, peer: bytes, ids: Iterable[bytes], is_known: Callable[[bytes], bool], now_ms: int) -> None:
-        """`peer` has `ids`: what is not known is waited for."""
+    def announced(self, peer: bytes, ids: Iterable[bytes], is_known: Callable[[bytes], bool], now_ms: int) -> int:
+        """`peer` has `ids`: what is not known is waited for. For how many there was no room."""
+        over = 0
         for identity in ids:
             if is_known(identity):
                 continue
             missing = self._missing.get(identity)
             if missing is None:
                 if self._counts[peer] >= MAX_MISSING:
+                    over += 1
                     continue
                 missing = self._missing[identity] = _Missing(peer, now_ms + PATIENCE_MS)
                 self._counts[peer] += 1
             if peer not in missing.peers and len(missing.peers) < MAX_ANNOUNCERS:
                 missing.peers.append(peer)
+        return over
 
     def came(self, identity: bytes) -> None:
         """`identity` is known now, however it came, or given up."""

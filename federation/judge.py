@@ -129,7 +129,7 @@ class Judge:
                 taken += effect.entries
                 self.landing.update((entry.id, entry) for entry in effect.entries)
             elif isinstance(effect, Refused):
-                pair.refused[effect.reason] += 1
+                pair.refused[effect.reason if effect.origin is not None else "no entry at all"] += 1
                 if effect.fault is Fault.RELAY:
                     raise Spoilt(effect.reason)
             elif isinstance(effect, Alert):

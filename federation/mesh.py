@@ -31,6 +31,7 @@ from federation.partitions import PUBLIC_FACTS, PUBLIC_TRUST, Tree, internal, is
 from federation.questions import Questions, answer
 from federation.quotas import Part, Quotas
 from federation.reconciler import LIMITS, Answered, Asked
+from federation.refusals import Refusals
 from federation.replica import Persist, Replica
 from federation.turns import Turns, Work
 
@@ -68,6 +69,7 @@ class Mesh:
         self.replica = replica
         self.trust = trust
         self.pairs: dict[bytes, Pair] = {}
+        self.refusals = Refusals()
         self._broadcast = Broadcast()
         self._turns = Turns()
         self.quotas = Quotas(replica.origin, trust, bounds)
@@ -98,7 +100,7 @@ class Mesh:
     def opened(self, peer: bytes, now_ms: int) -> list[Effect]:
         """A link to `peer` stands: both have proven who they are, and it may have one."""
         self.closed(peer, now_ms)
-        pair = self.pairs[peer] = Pair(self.replica.origin, peer, self.replica.holdings)
+        pair = self.pairs[peer] = Pair(self.replica.origin, peer, self.replica.holdings, self.refusals.of(peer))
         pair.next_ping_ms = now_ms
         quotas = self.quotas.begin(self.replica.holdings, self.replica.map.get, now_ms)
         return [*quotas, *self._offer(pair, now_ms), *self._ping(pair, now_ms), *self.membership.opened(peer, now_ms)]
@@ -384,7 +386,8 @@ class Mesh:
         some = messages.parse_ids(message)
         if some is None:
             return [_malformed(pair, "ihave")]
-        self._broadcast.announced(pair.peer, some, partial(self._judge.is_known, pair), now_ms)
+        if over := self._broadcast.announced(pair.peer, some, partial(self._judge.is_known, pair), now_ms):
+            pair.refused["announced more than is waited for"] += over
         return []
 
     def _on_want(self, pair: Pair, message: Message, now_ms: int) -> Iterable[Effect]:

@@ -68,11 +68,12 @@ class View:
 class Pair:
     """The state of one link. Values in, messages out; the clock comes in."""
 
-    def __init__(self, own: bytes, peer: bytes, holdings: Holdings) -> None:
+    def __init__(self, own: bytes, peer: bytes, holdings: Holdings, refused: Counter[str]) -> None:
+        """`refused`: what was not taken from the peer, by reason, on earlier links too."""
         self.peer = peer
         self.first = own < peer  # begins to reconcile, so that not both do
         self.trees: dict[Tree, Opening] = {}
-        self.refused: Counter[str] = Counter()
+        self.refused = refused
         self.fresh: dict[bytes, None] = {}  # ids of news that the peer is told of with the next tick
         self.haves: deque[bytes] = deque()  # ids that the peer lacks
         self.wanted: deque[tuple[int, deque[bytes]]] = deque()  # what it asked for: number, ids
@@ -227,6 +228,9 @@ class Pair:
         """Take down what the peer wants; False where it asks too much at once."""
         if len(self.wanted) >= MAX_WANTS:
             return False
+        outside = sum(identity in self._holdings.by_id and not self._has(identity) for identity in want.ids)
+        if outside:  # answered like what nobody has, and told to the admin alone
+            self.refused["asked for what it may not have"] += outside
         self.wanted.append((want.number, deque(want.ids)))
         return True
 

@@ -40,6 +40,7 @@ FREEZE = 10_000  # entries from peers between two reliefs of the garbage collect
 SAY = 30.0  # s between two looks at what this node says of itself: its addresses may have changed
 RENEW = 3600.0  # s between two looks at what this node has certified
 WATCH = 1.0  # s between two looks at what time has changed
+OFFENCES = frozenset({"bad-beacon", "bad-entry", "malformed", "oversize", "signature", "too-much"})  # end links
 INCARNATION = "incarnation"  # meta: of this key, higher with each start
 
 log = structlog.get_logger("kosreg.federation")
@@ -137,7 +138,7 @@ class Federation:
             name=self._name,
         )
         self.nearby = Nearby(self.key.public, self._name, self._settings, self.peer_node)
-        self.peer_node.on_event = _log_event
+        self.peer_node.on_event = self._on_event
         self.peer_node.on_alert = _log_alert
         self.peer_node.on_quota = _log_quota
         self.peer_node.on_node = self.sync.homes.changed
@@ -210,6 +211,11 @@ class Federation:
 
     async def _keep(self, incarnation: int) -> None:
         await self.store.set_meta(INCARNATION, incarnation.to_bytes(8, "big"))
+
+    def _on_event(self, event: LinkEvent) -> None:
+        if event.what == "down" and event.peer is not None and not event.by_peer and event.code in OFFENCES:
+            self.mesh.refusals.of(event.peer)[f"link closed: {event.code}"] += 1
+        _log_event(event)
 
     async def _redeem(self, asked: Redeem) -> Welcome | Denied:
         return await self.redeem(asked)

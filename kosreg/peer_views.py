@@ -76,6 +76,7 @@ def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None)
         "scope": scope_told(known.scope),
         "roots": roots,
         "held": node.replica.map.count(key),
+        "refused": node.mesh.refusals.told(key),
     }
     if anchor is not None:
         view["added"] = rfc3339(anchor.added)
@@ -97,7 +98,6 @@ def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None)
             "differing": sync.differing,
             "expected": sync.expected,
             "received": sync.received,
-            "refused": dict(sync.refused),
         }
     return view
 

@@ -58,6 +58,9 @@ TABLE: Final = (
     MetricDoc("kosreg_neighbours_passed", "counter", "Announcements there for which there was no room."),
     MetricDoc("kosreg_frozen", "gauge", "Other nodes that are frozen as over their quota, by part.", ("part",)),
     MetricDoc("kosreg_quota", "counter", "Freezes, their ends, and entries refused meanwhile.", ("what",)),
+    MetricDoc("kosreg_link_events", "counter", "Links and attempts; code: why this node ended one.", ("what", "code")),
+    MetricDoc("kosreg_peer_entries", "counter", "Entries that peers sent, by what became of them.", ("what",)),
+    MetricDoc("kosreg_peer_refusals", "counter", "What peers sent and was not taken, by reason.", ("reason",)),
     MetricDoc("kosreg_beats", "counter", "Heartbeats that counted."),
     MetricDoc("kosreg_unchanged_registrations", "counter", "Registrations of the same record again."),
     MetricDoc("kosreg_expiries", "counter", "Services that missed their ttl."),
@@ -203,6 +206,15 @@ class _Snapshot:
         elif name == "kosreg_quota":
             for what in ("frozen", "reopened", "refused"):
                 yield (what,), node.mesh.quotas.counts[what]
+        elif name == "kosreg_link_events":
+            for event, count in node.peer_node.counts.items():
+                yield (*event.partition(" ")[::2],), count
+        elif name == "kosreg_peer_entries":
+            for what in ("received", "known", "older", "adopted", "refused_origin", "refused_relay"):
+                yield (what,), node.replica.counts[what]
+        elif name == "kosreg_peer_refusals":
+            for reason, count in node.mesh.refusals.total().items():
+                yield (reason,), count
         elif name == "kosreg_beacons":
             for what, count in node.mesh.membership.counts.items():
                 yield (what,), count

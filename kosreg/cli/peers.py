@@ -228,7 +228,7 @@ def list_peers(cli: Cli) -> None:
                 _of(peer, "sync").get("differing"),
                 peer["held"],
                 frozen(_of(peer, "quota").get("frozen")),
-                _reasons(_of(peer, "sync").get("refused")),
+                _reasons(peer.get("refused")),
                 _of(peer, "link").get("error") if _state(peer) != "up" else "",
                 peer["did"],
             ]
@@ -281,7 +281,7 @@ def show(cli: Cli, peer: Peer) -> None:
             ),
             ("differing", sync.get("differing")),
             ("lag", _milliseconds(sync.get("lag_ms"))),
-            ("refused", _reasons(sync.get("refused"))),
+            ("refused", _reasons(told.get("refused"))),
             ("last error", link.get("error")),
         ]
     )

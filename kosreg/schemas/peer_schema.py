@@ -124,7 +124,6 @@ class SyncOut(TypedDict):
     differing: Annotated[int, Field(description="Entries that the last comparison found on one side only.")]
     expected: int
     received: int
-    refused: Annotated[dict[str, int], Field(description="What was not taken from it: why, and how many.")]
 
 
 class AliveOut(TypedDict):
@@ -177,6 +176,9 @@ class PeerOut(TypedDict):
     scope: ScopeOut
     roots: Annotated[list[str], Field(description="The trusted roots that certify it.")]
     held: Annotated[int, Field(description="Entries of it that are held here.")]
+    refused: Annotated[
+        dict[str, int], Field(description="What was not taken from it since the start: why, and how many.")
+    ]
     added: NotRequired[str]
     revoked: NotRequired[Annotated[str, Field(description="Since when; absent: it is trusted.")]]
     node: NotRequired[Annotated[AliveOut, Field(description="Whether it lives, by the beacons of all nodes.")]]

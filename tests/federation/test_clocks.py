@@ -86,7 +86,7 @@ async def test_an_hour_off_is_told_and_harms_nobody(lab: Make, off: float) -> No
             await shows(node, {"from-right": "one", "from-wrong": "two"})
         await two.converged()
         await until(lambda: offset(right, wrong, 0), WITHIN)
-        assert (await peer(right, wrong))["sync"]["refused"] == {}
+        assert (await peer(right, wrong))["refused"] == {}
 
 
 async def test_ten_years_for_a_minute_harm_only_their_owner(lab: Make) -> None:
@@ -137,7 +137,7 @@ async def test_ten_years_for_a_minute_harm_only_their_owner(lab: Make) -> None:
 
 async def refused(node: LabNode, other: LabNode, least: int) -> bool:
     """Whether `node` has refused that many entries of `other` as too far ahead, and tells so."""
-    return (await peer(node, other)).get("sync", {}).get("refused", {}).get(AHEAD, 0) >= least
+    return (await peer(node, other))["refused"].get(AHEAD, 0) >= least
 
 
 async def test_a_start_ten_years_ahead_is_over_with_the_next_one(lab: Make) -> None:

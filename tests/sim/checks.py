@@ -23,7 +23,7 @@ from tests.sim.oracle import Ledger, merge
 from tests.sim.setting import Scene
 from tests.sim.world import Violation
 
-REASONS: Final = 12  # for which entries are refused: a handful of texts, whatever a peer sends
+REASONS: Final = 16  # for which entries are refused: a handful of texts, whatever a peer sends
 
 Snapshot = dict[str, list[Entry]]
 

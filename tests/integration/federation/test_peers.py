@@ -103,7 +103,7 @@ async def test_two_nodes_join_and_each_shows_the_other(sides: tuple[Side, Side])
         assert (peer["name"], peer["role"], peer["depth"]) == (other.node.name, "peer", 0)
         assert peer["fingerprint"] == fingerprint(other.node.key.public)
         assert peer["scope"] == {"classes": ["public"], "types": [], "tags": [], "records": None}
-        assert peer["sync"]["refused"] == {}
+        assert peer["refused"] == {}
     await until(lambda: both(b.services()))
     assert await b.services() == {"open"}
     assert await a.actions() == ["invite", "invite redeemed"]
