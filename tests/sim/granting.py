@@ -21,7 +21,7 @@ MINUTE_MS: Final = 60_000
 LIVES: Final = (None, None, None, MINUTE_MS, 60 * MINUTE_MS, DAY_MS, 31 * DAY_MS, 41 * DAY_MS)
 AHEAD: Final = (0, 0, 0, 0, 0, 0, MINUTE_MS, 2 * DAY_MS)
 SCOPES: Final = (
-    *(MEMBER_SCOPE,) * 6, Scope(frozenset({Class.PUBLIC})), Scope(frozenset({Class.INTERNAL})),
+    *(MEMBER_SCOPE,) * 4, Scope(frozenset({Class.PUBLIC})), Scope(frozenset({Class.INTERNAL})),
     Scope(MEMBER_SCOPE.classes, types=("tool",)), Scope(MEMBER_SCOPE.classes, tags=("red",)),
 )  # fmt: skip
 
