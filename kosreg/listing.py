@@ -16,6 +16,7 @@ from typing import Any
 
 from kosreg.catalog import Catalog
 from kosreg.journal import Change
+from kosreg.pages import KeptPage
 from kosreg.query import Filter, Query
 from kosreg.service import Service
 
@@ -72,12 +73,15 @@ def _ordered(plain: tuple[Any, ...], sort: Sort) -> tuple[Any, ...]:
 class Listing:
     """One kept list. Sorted by `keys`; `rows` stand beside them."""
 
-    __slots__ = ("born", "built", "filter", "key_of", "keys", "looked_at", "rows", "sort", "version", "visible")
+    __slots__ = (
+        "born", "built", "filter", "kept", "key_of", "keys", "looked_at", "rows", "sort", "version", "visible",
+    )  # fmt: skip
 
     def __init__(self, catalog: Catalog, asked: Filter, sort: Sort, visible: Visible) -> None:
         self.filter = asked
         self.sort = sort
         self.visible = visible
+        self.kept: KeptPage | None = None  # the newest answer
         self.key_of: dict[str, Any] = {}  # id → key, where the key is not the id itself
         candidates = asked.candidates(catalog)
         self.looked_at = len(candidates)

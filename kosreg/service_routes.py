@@ -15,8 +15,9 @@ from typing_extensions import TypedDict
 
 from kosreg.api import media
 from kosreg.api.http import Answer, Call, Reply, Route
+from kosreg.pages import page_json
 from kosreg.problems import Problem
-from kosreg.query import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT, Query, parse_text
+from kosreg.query import DEFAULT_LIMIT, MAX_LIMIT, MAX_WAIT, parse_text
 from kosreg.schemas.service_schema import (
     BEAT,
     BEATS,
@@ -37,7 +38,6 @@ from kosreg.websocket import beat_answer, serve
 
 if TYPE_CHECKING:
     from kosreg.api.node import Node
-    from kosreg.registry import Page
 
 EXAMPLE_DID = "did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK"
 COSE = "application/cose"
@@ -153,13 +153,13 @@ async def list_services(call: Call) -> Reply:
         if not await registry.wait(caller, query):
             return Reply(304)
         caller = call.app.auth.verify(call.headers["Authorization"][7:].strip())  # it may have been revoked meanwhile
-    page, _, looked_at = registry.find(caller, query)
+    page, listing, looked_at = registry.find(caller, query)
     if looked_at > SCANNED_PER_CALL:
         call.app.limits.charge(caller, "calls", looked_at // SCANNED_PER_CALL)
     headers = {"ETag": page.etag, "Cache-Control": "private, no-cache"}
     if query.since is None and _matches(call.headers.get("If-None-Match"), page.etag):
         return Reply(304, None, headers)
-    return Reply(200, page_json(page, query), headers)
+    return Reply(200, page_json(page, query, listing), headers)
 
 
 def _matches(header: str | None, etag: str) -> bool:
@@ -167,25 +167,6 @@ def _matches(header: str | None, etag: str) -> bool:
         return False
     bare = etag.removeprefix("W/")
     return header.strip() == "*" or any(part.strip().removeprefix("W/") == bare for part in header.split(","))
-
-
-def page_json(page: Page, query: Query) -> bytes:
-    """The answer to a list as JSON bytes, joined from what is kept of each record."""
-    if query.fields:
-        pieces = [b",".join([_project(service.json(), query.fields) for service in page.services])]
-    else:
-        # head, tail, comma, head, tail …: joined once, not record by record
-        pieces = [b","] * max(0, 3 * len(page.services) - 1)
-        pieces[0::3] = [service.head for service in page.services]
-        pieces[1::3] = [service.tail or service.live() for service in page.services]
-    cursor = "null" if page.next_cursor is None else f'"{page.next_cursor}"'
-    tail = f'],"next_cursor":{cursor},"total":{page.total},"version":"{page.version}"}}'
-    return b"".join([b'{"services":[', *pieces, tail.encode()])
-
-
-def _project(record: bytes, fields: tuple[str, ...]) -> bytes:
-    whole = orjson.loads(record)
-    return orjson.dumps({name: whole[name] for name in fields if name in whole})
 
 
 async def get_service(call: Call) -> Reply:

@@ -52,11 +52,8 @@ class Direct(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         writer = cast(StreamWriter, request.writer)
-        if len(self._bytes) < LARGE:
-            await writer.write(self._head + self._bytes, drain=False)
-        else:
-            await writer.write(self._head, drain=False)  # not copied once more: the transport sends both in one call
-            await writer.write(self._bytes, drain=False)
+        await writer.write(self._head + self._bytes, drain=False)  # one system call: it costs more than the copy
+        if len(self._bytes) >= LARGE:
             await self._by.drain(request, len(self._bytes))
         return writer
 
