@@ -1,7 +1,7 @@
 """What else there may be on a network of nodes, as a process: `python -m tests.federation.lan WHAT …`. It prints
 `ready`, and then does
 
-    flood HOST N    say N announcements, of as many nodes
+    flood HOST N S  say N announcements that live for S s, of as many nodes
     ask HOST N      ask N times who is there, and print how many packets others sent meanwhile
     hold            have port 5353 for itself, until it is ended
 """
@@ -35,7 +35,7 @@ def member(host: str) -> socket.socket:
     return sock
 
 
-def announcement(number: int) -> bytes:
+def announcement(number: int, life: int) -> bytes:
     """Of a node with a key of its own, at one of 200 hosts, with more to say than we read, in every second one."""
     name, server = f"flood-{number}.{SERVICE}", f"flood-{number}.local."
     did = f"did={NodeKey.generate().did}".encode()
@@ -44,15 +44,15 @@ def announcement(number: int) -> bytes:
         text += b"".join(b"\xff" + b"x" * 255 for _ in range(4))
     out = DNSOutgoing(RESPONSE)
     out.add_answer_at_time(DNSPointer(SERVICE, PTR, IN, 86400, name), 0)
-    out.add_answer_at_time(DNSService(name, SRV, IN, 86400, 0, 0, 7481, server), 0)
+    out.add_answer_at_time(DNSService(name, SRV, IN, life, 0, 0, 7481, server), 0)
     out.add_answer_at_time(DNSText(name, TXT, IN, 86400, text), 0)
     out.add_answer_at_time(DNSAddress(server, A, IN, 86400, bytes([10, 77, 0, 50 + number % 200])), 0)
     (packet,) = out.packets()
     return packet
 
 
-def flood(host: str, count: int) -> None:
-    packets = [announcement(number) for number in range(count)]
+def flood(host: str, count: int, life: int) -> None:
+    packets = [announcement(number, life) for number in range(count)]
     sock = member(host)
     print("ready", flush=True)
     for packet in packets:
@@ -88,4 +88,4 @@ if __name__ == "__main__":
     if what == "hold":
         hold()
     else:
-        {"flood": flood, "ask": ask}[what](words[0], int(words[1]))
+        {"flood": flood, "ask": ask}[what](words[0], *map(int, words[1:]))

@@ -99,6 +99,9 @@ async def test_strangers_see_each_other_and_the_printed_command_links_them(lab: 
 
         await b.stop()
         await until(partial(_is_alone, a))  # it said goodbye
+        async with helper(b, "flood", b.namespace.address, "1", "2"):
+            assert len(await until(partial(dids, a))) == 1
+        await until(partial(_is_alone, a))  # who was not heard for long is gone as well
 
 
 async def _is_heard(node: LabNode, other: LabNode) -> bool:
@@ -176,7 +179,7 @@ async def test_a_flood_of_announcements_is_bounded(lab: Callable[..., Lab]) -> N
         await until(partial(_is_heard, a, b))
         before, lines = resident(a), a.log.read_bytes().count(b"\n")
         slowest = 0.0
-        async with helper(b, "flood", b.namespace.address, "6000") as flood:
+        async with helper(b, "flood", b.namespace.address, "6000", "86400") as flood:
             while flood.returncode is None:
                 began = time.monotonic()
                 assert len(await dids(a)) <= 257
