@@ -118,11 +118,11 @@ class Budget:
         return Usage(max(numbers, default=self.bounds.records), self.bounds.bytes)
 
     def _own(self, way: _Way, used: Usage, times: int) -> str:
-        most = times * (self.bounds.records if way.records is None else way.records)
-        if used.records > most:
+        most = self.bounds.records if way.records is None else way.records
+        if used.records > times * most:
             return f"it has {used.records:,} records here, and may have {most:,}"
         if used.bytes > times * self.bounds.bytes:
-            return f"it has {used.bytes:,} bytes here, and may have {times * self.bounds.bytes:,}"
+            return f"it has {used.bytes:,} bytes here, and may have {self.bounds.bytes:,}"
         return ""
 
     def _shared(self, way: _Way, origin: bytes, used: Usage, grew: Usage, times: int) -> str:
@@ -132,9 +132,9 @@ class Budget:
             together = self._sums.get(edge, _NOTHING).plus(used.less(counted))
             records, size = self._bounds_of(edge)
             if records is not None and grew.records > 0 and together.records > times * records:
-                return _crowded(edge, together.records, times * records, "records")
+                return _crowded(edge, together.records, records, "records")
             if size is not None and grew.bytes > 0 and together.bytes > times * size:
-                return _crowded(edge, together.bytes, times * size, "bytes")
+                return _crowded(edge, together.bytes, size, "bytes")
         return ""
 
     def _bounds_of(self, edge: Edge) -> tuple[int | None, int | None]:

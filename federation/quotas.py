@@ -262,7 +262,7 @@ class Quotas:
             if self._is_root(part.origin):
                 return ""
             if said.records > times * self.bounds.keys:
-                return f"it says {said.records:,} things about keys, and may say {times * self.bounds.keys:,}"
+                return f"it says {said.records:,} things about keys, and may say {self.bounds.keys:,}"
         return self._budget.over(part.origin, used, grew, now_ms, times=times, own=not part.trust)
 
     def _fits(self, part: Part, said: Usage, used: Usage, now_ms: int) -> bool:
