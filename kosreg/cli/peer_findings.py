@@ -57,6 +57,11 @@ def _links(peers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
         yield Finding("peers", "good", f"{len(up)} of {len(nodes)} have a link")
     for peer in nodes:
         link, name = peer.get("link") or {}, peer["name"] or peer["did"]
+        alive = peer.get("node") or {}
+        if alive.get("state") == "unreachable":
+            yield Finding(
+                "peers", "note", f"{name} is unreachable: {alive['reason']}", f"kosreg peers show {peer['did']}"
+            )
         if link.get("state") == "refused":
             yield Finding(
                 "peers", "bad", f"{peer['name'] or peer['did']}: {link['error']}", f"kosreg peers show {peer['did']}"
