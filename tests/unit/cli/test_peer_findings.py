@@ -7,6 +7,7 @@ from typing import Any
 
 from kosreg.cli.peer_findings import findings_of
 
+OFF: dict[str, Any] = {"mdns": "off", "nearby": [], "error": ""}
 WELL: dict[str, Any] = {"yielded": False, "isolated": False}
 
 
@@ -16,7 +17,7 @@ def peer(name: str, **more: Any) -> dict[str, Any]:
 
 def told(node: dict[str, Any], *peers: dict[str, Any], until: datetime | None = None) -> list[tuple[str, str]]:
     federations = [{"did": "did:key:f", "name": "acme"} | ({} if until is None else {"until": until.isoformat()})]
-    return [(one.state, one.detail) for one in findings_of(node, peers, federations)]
+    return [(one.state, one.detail) for one in findings_of(node, peers, federations, OFF) if one.check == "peers"]
 
 
 def test_all_is_well() -> None:
@@ -35,9 +36,9 @@ def test_each_fault_is_told_with_what_to_do() -> None:
     soon = datetime.now(UTC) + timedelta(days=3, hours=1)
     found = findings_of(
         {"yielded": True, "isolated": True}, [dead, strange, late, gone],
-        [{"did": "did:key:f", "name": "acme", "until": soon.isoformat()}],
+        [{"did": "did:key:f", "name": "acme", "until": soon.isoformat()}], OFF,
     )  # fmt: skip
-    said = [(one.state, one.detail) for one in found if one.todo or one.state == "good"]
+    said = [(one.state, one.detail) for one in found if one.check == "peers"]
     assert said == [
         ("bad", "another node runs with this node's key, so this one says nothing more"),
         ("bad", "this node hears less than half of the nodes that it heard: it is cut off"),
@@ -47,3 +48,9 @@ def test_each_fault_is_told_with_what_to_do() -> None:
         ("bad", "the clock of late and this one differ by -90 s"),
         ("bad", "the membership in acme ends in 3 days"),
     ]
+
+
+def test_neighbours_are_told_too() -> None:
+    assert [one.state for one in findings_of(WELL, [], [], OFF)] == ["note"]
+    failed = {"mdns": "failed", "nearby": [], "error": "no socket"}
+    assert [(one.check, one.state) for one in findings_of(WELL, [], [], failed)] == [("mDNS", "bad")]
