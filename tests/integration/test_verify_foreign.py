@@ -45,7 +45,7 @@ async def test_an_entry_of_a_stranger_gets_a_verdict(bob: Client, kind: str) -> 
             assert told == (True, False, False, False)
 
 
-@pytest.mark.parametrize("valid_until", [0, 1, LATER, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("valid_until", [0, 1, LATER, 2**63, 2**64 - 1], ids=["0", "1", "later", "2^63", "2^64-1"])
 async def test_any_time_gets_a_verdict(bob: Client, valid_until: int) -> None:
     entry = sign_entry(STRANGER, Fact("service", "a", 1, Class.PUBLIC, valid_until, {"name": "n"}))
     status, verdict, _ = await bob.post("/api/services/verify", entry.raw, Content_Type="application/cose")
