@@ -461,6 +461,7 @@ class Mesh:
         if opening is None or not opening.ready():
             return []  # what is open changed a moment ago: whoever asks gives up, and begins again
         if said.asks and not pair.reconciler.may_answer(said, now_ms):
+            pair.refused["began too many comparisons"] += 1
             return []
         holdings = self.replica.holdings
         size = holdings.count(said.tree, opening.both)
