@@ -37,6 +37,9 @@ class Bounds:
 class Chained(Protocol):
     """What is asked of trust (`federation.trust.Trust`)."""
 
+    @property
+    def version(self) -> int: ...
+
     def anchors(self) -> Mapping[bytes, Anchor]: ...
 
     def chains_to(self, key: bytes) -> Iterator[Chain]: ...
@@ -61,9 +64,14 @@ class _Way(NamedTuple):
 
 @dataclass(slots=True)
 class _Charged:
-    used: Usage
-    chains: tuple[Chain, ...]
-    edges: frozenset[Edge]
+    """What an origin holds, and where it counts. `version`: of trust, as of which that is; `least`: the smallest number
+    that one of the ways to it gives."""
+
+    used: Usage = _NOTHING
+    chains: tuple[Chain, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    least: int = 0
+    version: int = -1
 
 
 class Budget:
@@ -79,26 +87,30 @@ class Budget:
     def charge(self, origin: bytes, used: Usage) -> Usage:
         """`origin` holds `used` now. By how much that is more than before."""
         known = self._charged.get(origin)
-        before = _NOTHING if known is None else known.used
-        chains = tuple(self._trust.chains_to(origin))
         if known is None:
-            known = self._charged[origin] = _Charged(_NOTHING, (), frozenset())
-        if chains != known.chains:
-            self._add(known.edges, _NOTHING.less(known.used))
-            known.used, known.chains = _NOTHING, chains
-            known.edges = frozenset(edge for chain in chains for edge in _edges(chain))
-        self._add(known.edges, used.less(known.used))
+            known = self._charged[origin] = _Charged()
+        if known.version != self._trust.version:
+            self._place(origin, known)
+        grew = used.less(known.used)
+        self._add(known.edges, grew)
         known.used = used
         if used == _NOTHING:
             del self._charged[origin]
-        return used.less(before)
+        return grew
 
     def refresh(self) -> None:
         """Trust has changed: chains may lead elsewhere."""
-        for origin, known in list(self._charged.items()):
-            self.charge(origin, known.used)
+        for origin, known in self._charged.items():
+            self._place(origin, known)
         for edge in self._sums:  # a certificate may say another number
             self._mark(edge)
+
+    def has_room(self, origin: bytes, used: Usage) -> bool:
+        """Whether `used` is so little that there is no need to look at each way: True for nearly all."""
+        known = self._charged.get(origin)
+        if known is None or used.records > known.least or used.bytes > self.bounds.bytes:
+            return False
+        return not self.full or self.full.isdisjoint(known.edges)
 
     def over(self, origin: bytes, used: Usage, grew: Usage, now_ms: int, *, times: int = 1, own: bool = True) -> str:
         """Why there is no room for `origin` to hold `used`; "" where there is. `grew`: by how much that is more than
@@ -157,7 +169,20 @@ class Budget:
                 cert = self._trust.certificates_of(origin).get(chain.keys[-2])
                 yield _Way(None if cert is None else cert.scope.records, _edges(chain))
 
-    def _add(self, edges: frozenset[Edge], more: Usage) -> None:
+    def _place(self, origin: bytes, known: _Charged) -> None:
+        known.version = self._trust.version
+        chains = tuple(self._trust.chains_to(origin))
+        numbers = [cert.scope.records for cert in self._trust.certificates_of(origin).values()]
+        if (anchor := self._trust.anchors().get(origin)) is not None:
+            numbers.append(anchor.scope.records)
+        known.least = min((self.bounds.records if number is None else number for number in numbers), default=0)
+        if chains != known.chains:
+            self._add(known.edges, _NOTHING.less(known.used))
+            known.chains = chains
+            known.edges = tuple({edge: None for chain in chains for edge in _edges(chain)})
+            self._add(known.edges, known.used)
+
+    def _add(self, edges: tuple[Edge, ...], more: Usage) -> None:
         for edge in edges:
             total = self._sums.get(edge, _NOTHING).plus(more)
             if total == _NOTHING:
@@ -174,8 +199,10 @@ class Budget:
 
 
 def _edges(chain: Chain) -> tuple[Edge, ...]:
+    """Where what its last key holds comes together with what others hold."""
     root = chain.keys[0]
-    pairs = zip((root, *chain.keys), chain.keys, strict=False)
+    keys = chain.keys if chain.depth else chain.keys[:-1]
+    pairs = zip((root, *keys), keys, strict=False)
     return tuple(Edge(root, issuer, subject) for issuer, subject in pairs)
 
 

@@ -49,8 +49,8 @@ class Part(NamedTuple):
 
 @dataclass(slots=True)
 class Freeze:
-    """`timed`: it ends at `next_ms`; else a peer is asked then, and it may end from `soonest_ms` on. `peer`: who is
-    asked now; `asked`: how often one was; `refused`: entries that came meanwhile."""
+    """`timed`: it ends at `next_ms`; else a peer is asked then, and from `soonest_ms` on room is looked for here too.
+    `peer`: who is asked now; `asked`: how often one was; `refused`: entries that came meanwhile."""
 
     reason: str
     since_ms: int
@@ -98,6 +98,7 @@ class Quotas:
         self._changed: list[QuotaChanged] = []
         self._linked_ms = 0
         self._looked_ms = 0
+        self._placed = 0  # version of trust, as of which everybody counts where it should
 
     # What happens
 
@@ -126,13 +127,15 @@ class Quotas:
         """To be called a few times a second."""
         if self._holdings is None:
             return []
-        if trust_changed:
-            self._budget.refresh()
         self._catch_up(now_ms)
-        if trust_changed or not 0 <= now_ms - self._looked_ms < LOOK_MS:
+        if (trust_changed and self.frozen) or not 0 <= now_ms - self._looked_ms < LOOK_MS:
             self._looked_ms = now_ms
-            for part in list(self.frozen):
-                self._look(part, now_ms)
+            if self._placed != self._trust.version:
+                self._placed = self._trust.version
+                self._budget.refresh()
+            for part, freeze in list(self.frozen.items()):
+                if trust_changed or now_ms >= freeze.soonest_ms:
+                    self._look(part, now_ms)
         for part, freeze in list(self.frozen.items()):
             if freeze.timed and not 0 < freeze.next_ms - now_ms <= MOST_PAUSE_MS:
                 self._open(part, now_ms)
@@ -238,9 +241,11 @@ class Quotas:
         grew = self._budget.charge(origin, used)
         if origin == self._own:
             return
+        fits = self._budget.has_room(origin, used) and self._holdings.statements(origin) <= self.bounds.keys
         for part in (Part(origin), Part(origin, trust=True)):
-            self._look(part, now_ms, Usage() if loading else grew)
-        if used == Usage():
+            if not fits and part not in self.frozen:
+                self._look(part, now_ms, _NOTHING if loading else grew)
+        if used == _NOTHING:
             self._rates.pop(origin, None)
 
     def _look(self, part: Part, now_ms: int, grew: Usage = _NOTHING) -> None:
@@ -253,7 +258,7 @@ class Quotas:
         if freeze is None:
             if why := self._over(part, said, used, grew, now_ms, self._times(part, now_ms)):
                 self._freeze(part, why, now_ms)
-        elif not freeze.timed and now_ms >= freeze.soonest_ms and self._fits(part, said, used, now_ms):
+        elif not freeze.timed and self._fits(part, said, used, now_ms):
             self._open(part, now_ms)
 
     def _over(self, part: Part, said: Usage, used: Usage, grew: Usage, now_ms: int, times: int = 1) -> str:

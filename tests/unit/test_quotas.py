@@ -7,11 +7,13 @@ from itertools import pairwise
 import pytest
 
 from crdt.entry import Class, Fact
+from federation import messages
 from federation.budget import Bounds
 from federation.cose import sign_entry
 from federation.effects import QuotaChanged
 from federation.identity import NodeKey
 from federation.messages import Message
+from federation.partitions import PUBLIC_FACTS
 from federation.quotas import FIRST_WAIT_MS, GRACE_MS, Part
 from federation.trust import Anchor, Role, Scope, issue_cert
 from tests.unit.meshes import LIFE, MEMBER, NOW, ROOT, Net, Node, full, line
@@ -218,17 +220,19 @@ def test_tombstones_count_by_their_bytes() -> None:
     assert "bytes here, and may have 20,000" in frozen(b, a)
 
 
-def test_the_number_of_an_anchor_goes_before_the_default() -> None:
+@pytest.mark.parametrize("number", [5, 15])
+def test_the_number_of_an_anchor_goes_before_the_default(number: int) -> None:
     net = full(2, bounds=SMALL)
     a, b = net.nodes
-    b.trust.put(Anchor(a.key.public, Role.PEER, scope=Scope(PUBLIC, records=15)))
-    many(a, 15)
+    b.trust.put(Anchor(a.key.public, Role.PEER, scope=Scope(PUBLIC, records=number)))
+    net.run(500)
+    many(a, number)
     net.run(1000)
-    assert len(of(b, a)) == 15
+    assert len(of(b, a)) == number
     assert not b.quota
     a.say("more")
     net.run(1000)
-    assert frozen(b, a) == "it has 16 records here, and may have 15"
+    assert frozen(b, a) == f"it has {number + 1} records here, and may have {number}"
     b.trust.put(Anchor(a.key.public, Role.PEER, scope=Scope(PUBLIC, records=100)))
     net.run(1000)
     assert not frozen(b, a), "an admin gave it more: at once"
@@ -268,16 +272,76 @@ def test_what_is_below_a_delegate_counts_together(number: int | None) -> None:
     assert delegate.key.did in frozen(watcher, late[0])
     assert f"and may have {most}" in frozen(watcher, late[0])
     assert not frozen(watcher, below[0]), "who does not grow goes on"
-    below[0].say("0-0", body="changed")
+    delegate_cert = issue_cert(
+        ROOT, delegate.key.public, now_ms=NOW + 1, depth=1, scope=Scope(MEMBER.classes, records=most - 5)
+    )
+    watcher.take(delegate_cert)  # it may have fewer now: who does not grow goes on all the same
+    net.run(2500)
+    below[0].say("0-0", body="c")
     below[0].say("0-1", body=None)
     net.run(1000)
     assert of(watcher, below[0]) == {f"0-{n}" for n in range(9) if n != 1}
+    watcher.take(
+        issue_cert(ROOT, delegate.key.public, now_ms=NOW + 2, depth=1, scope=Scope(MEMBER.classes, records=number))
+    )
     for node in below[:5]:
         for name in of(node, node):
             node.say(name, body=None)
     net.run(700_000)
     assert not watcher.mesh.quotas.frozen, "there is room for the rest"
     assert {name for node in below for name in of(watcher, node)} == {name for node in below for name in of(node, node)}
+
+
+def twice_frozen() -> tuple[Net, Node, Node]:
+    """a, frozen at b for the second time: it said that it fits, and brought more."""
+    net = full(2, bounds=SMALL)
+    a, b = net.nodes
+    many(a, 11)
+    net.run(100)
+    told: Message = {"t": "quota.told", "origin": a.key.public, "trust": False, "records": 1, "bytes": 1}
+    b.mesh.quotas.asking(Part(a.key.public), a.key.public, net.now)
+    net.do(b, b.mesh.received(a.key.public, told, net.now))
+    net.run(1000)
+    assert not frozen(b, a)
+    many(a, 21)
+    net.run(1000)
+    assert frozen(b, a)
+    return net, a, b
+
+
+def test_who_was_frozen_again_waits_longer_for_room() -> None:
+    """Else it would be opened and closed with each record that goes."""
+    net, a, b = twice_frozen()
+    for entry in list(b.replica.map.of(a.key.public))[:15]:
+        b.replica.holdings.drop(entry)
+    net.run(FIRST_WAIT_MS)
+    assert frozen(b, a)
+    net.run(3 * FIRST_WAIT_MS)
+    assert [change.reason for change in b.quota][3:4] == [""]
+
+
+def test_an_admin_who_gives_it_more_is_obeyed_at_once() -> None:
+    net, a, b = twice_frozen()
+    b.trust.put(Anchor(a.key.public, Role.PEER, scope=Scope(PUBLIC, records=100)))
+    net.run(500)
+    assert not frozen(b, a)
+
+
+def test_who_is_certified_by_others_instead_counts_there() -> None:
+    net, watcher, (delegate, *below) = federated(6)
+    second = NodeKey(b"\xee" * 32)
+    for n, node in enumerate(below):
+        many(node, 9, f"{n}-")
+        net.run(250)
+    late = [node for node in below if frozen(watcher, node)]
+    assert late
+    watcher.take(issue_cert(ROOT, second.public, now_ms=NOW, depth=1, scope=Scope(MEMBER.classes, records=100)))
+    for node in below[:4]:
+        watcher.take(issue_cert(second, node.key.public, federation=ROOT.public, now_ms=NOW))
+        watcher.take(issue_cert(delegate.key, node.key.public, federation=ROOT.public, now_ms=NOW + 1, state="revoked"))
+    net.run(60_000)
+    assert not watcher.mesh.quotas.frozen
+    assert all(of(watcher, node) == of(node, node) for node in below)
 
 
 def test_another_chain_of_an_honest_origin_goes_on_where_one_is_full() -> None:
@@ -347,6 +411,36 @@ def test_a_restart_freezes_what_is_over_at_once_and_no_other() -> None:
     assert frozen(again, a) == "it has 11 records here, and may have 10"
     assert len(of(again, a)) == 11
     assert not frozen(a, again)
+
+
+def test_who_was_not_asked_cannot_say_that_it_fits() -> None:
+    net = full(3, bounds=SMALL)
+    a, b, c = net.nodes
+    c.trust.put(Anchor(a.key.public, Role.PEER, scope=Scope(PUBLIC, records=100)))
+    net.run(500)
+    many(a, 20)
+    net.run(100)
+    assert not frozen(c, a)
+    told: Message = {"t": "quota.told", "origin": a.key.public, "trust": False, "records": 1, "bytes": 1}
+    b.mesh.quotas.asking(Part(a.key.public), a.key.public, net.now)
+    net.do(b, b.mesh.received(c.key.public, told, net.now))
+    assert frozen(b, a)
+    net.do(b, b.mesh.received(a.key.public, told, net.now))
+    assert not frozen(b, a)
+
+
+def test_who_takes_it_again_is_asked_soon() -> None:
+    net = full(2, bounds=SMALL)
+    a, b = net.nodes
+    many(a, 20)
+    net.run(3_000_000)
+    freeze = b.mesh.quotas.frozen[Part(a.key.public)]
+    asked = net.said["quota.ask"]
+    assert freeze.next_ms - net.now > 2 * FIRST_WAIT_MS
+    again = messages.admits(PUBLIC_FACTS, [a.key.public], [], fresh=False)
+    net.do(b, b.mesh.received(a.key.public, again[0], net.now))
+    net.run(FIRST_WAIT_MS + 500)
+    assert net.said["quota.ask"] == asked + 1
 
 
 def test_messages_that_are_not_as_they_should_be_close_the_link() -> None:
