@@ -21,7 +21,7 @@ from federation import messages
 from federation.broadcast import MAX_MISSING
 from federation.cose import decode_entry, sign1
 from federation.envelope import MAX_FRAME
-from federation.identity import NodeKey, parse_did
+from federation.identity import NodeKey, did_of, parse_did
 from federation.messages import MAX_IDS, Round
 from federation.pair import MAX_WANTS
 from federation.partitions import PUBLIC_FACTS, internal
@@ -223,29 +223,36 @@ def was_dialled(listening: socket.socket) -> bool:
 
 
 async def test_addresses_of_others_are_dialled_for_nobody(site: Site) -> None:
-    """Addresses that it tells for the honest node, for a key that nobody trusts, and for a peer that has a link."""
+    """Addresses that it tells for the honest node and for a key that nobody trusts. Its own are dialled as is right:
+    not while it has a link, and for its key alone."""
     stranger = NodeKey(os.urandom(32))
-    with canary() as there:
-        said = {"kind": "node", "name": "", "body": {"name": "poisoned", "version": "1", "addresses": [at(there)]}}
-        async with site.meets() as hostile:
-            mine = sign(hostile.key, **said)
-            await hostile.push(mine, sign(stranger, **said))  # nobody dials it while there is a link
-            await until(lambda: tells(site, hostile, at(there)))
+    with canary() as own, canary() as others:
+        async with site.meets(addresses=["127.0.0.1:1"]) as hostile:  # where nobody listens
+            mine = says_where(hostile.key, own)
+            await hostile.push(mine, says_where(stranger, others))
+            await until(lambda: tells(site, hostile.key.public, at(own)))
             await until(lambda: refused_for(site, hostile, "not to be had from this peer", 1))
-            newest = sign(hostile.key, stamp=(now_ms() + 1_000) << 16, **said)
-            await hostile.push(newest.raw.replace(hostile.key.public, parse_did(site.other.ready["did"]), 1))
+            false = says_where(hostile.key, others, stamp=(now_ms() + 1_000) << 16)
+            assert not was_dialled(own)
+            await hostile.push(false.raw.replace(hostile.key.public, parse_did(site.other.ready["did"]), 1))
             await hostile.is_closed("bad-entry")
-            other = await site.ask(f"/api/peers/{site.other.ready['did']}")
-            assert at(there) not in other["tells"]["addresses"]
-        assert (await site.ask(f"/api/peers/{site.other.ready['did']}"))["link"]["address"] != at(there)
+            await until(lambda: was_dialled(own))  # so whoever is to be dialled is
+            assert not await tells(site, parse_did(site.other.ready["did"]), at(others))
+        assert not was_dialled(others)
         client = site.client(site.victim)
         status, _, _ = await client.get(f"/api/peers/{stranger.did}")
         await client.close()
         assert status == 404
 
 
-async def tells(site: Site, hostile: Hostile, address: str) -> bool:
-    told = await site.ask(f"/api/peers/{hostile.key.did}")
+def says_where(key: NodeKey, there: socket.socket, **fields: object) -> Entry:
+    """A `node` entry: what a node says of itself."""
+    body = {"name": "poisoned", "version": "1", "addresses": [at(there)]}
+    return sign(key, "", kind="node", body=body, **fields)
+
+
+async def tells(site: Site, key: bytes, address: str) -> bool:
+    told = await site.ask(f"/api/peers/{did_of(key)}")
     return address in told.get("tells", {}).get("addresses", ())
 
 
