@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from crdt.entry import Class
+from crdt.entry import Class, Order
 from federation.grant import Certificate, Scope
 
 MAX_CHAIN: Final = 4  # certificates
@@ -128,6 +128,20 @@ class Chains:
                 del self._certs[subject]
             changed |= self._look_at(subject, {cert.federation} & self._roots)
         return changed
+
+    def forget(self, issuer: bytes, subject: bytes, order: Order) -> bool:
+        """Forget one word, if it is the newest still: it is held no more."""
+        issued = self._certs.get(subject, {})
+        known = issued.get(issuer)
+        if known is None or known.order != order:
+            return False
+        del issued[issuer]
+        if not issued:
+            del self._certs[subject]
+        self._issued[issuer].discard(subject)
+        if not self._issued[issuer]:
+            del self._issued[issuer]
+        return self._look_at(subject, {known.federation} & self._roots)
 
     # Answers
 

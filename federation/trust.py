@@ -17,7 +17,7 @@ Values in, answers out: the time comes in, signatures were checked by whoever to
 certificate that cannot be read grants nothing. `version` tells whoever keeps answers when to ask again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -130,6 +130,18 @@ class Trust:
         if counts:
             self._moved()
         return counts
+
+    def forget(self, entries: Iterable[Entry]) -> None:
+        """Forgets those of `entries` that are certificates: they have lapsed and are held no more. What is believed
+        follows from what is held, or else it would be another after a restart."""
+        for entry in entries:
+            if entry.kind == "cert" and entry.cls is Class.PUBLIC:
+                try:
+                    subject = parse_did(entry.name)
+                except DidError:
+                    continue
+                if self._chains.forget(entry.origin, subject, entry.order):
+                    self._moved()
 
     def unlearn(self, issuer: bytes) -> None:
         """Forgets all certificates by `issuer`: its entries were purged."""

@@ -130,7 +130,9 @@ class Maintenance:
 
     async def _purge(self) -> None:
         replica = self._node.replica
-        gone = [entry for entry in replica.purge(now_ms()) if not replica.is_in_flight(entry)]  # that takes its place
+        lapsed = replica.purge(now_ms())
+        self._node.trust.forget(lapsed)
+        gone = [entry for entry in lapsed if not replica.is_in_flight(entry)]  # that takes its place
         for start in range(0, len(gone), PURGED):
             await self._node.store.commit(Batch(purge=[entry.key for entry in gone[start : start + PURGED]]))
         if gone:

@@ -78,8 +78,9 @@ class Byzantine:
             body[random.choice(tuple(body))] = random.choice((None, -1, "x", [1], 1 << 62))
         stamp = (now + random.choice((-60_000, 0, 60_000))) << 16
         until = now + random.choice((MAX_LIFE_TRUST_MS, 5_000))
-        fact = Fact("cert", did_of(random.choice(subjects)), stamp, Class.PUBLIC, until, body)
-        self._push(process, peer, [self._sign(fact, signer)])
+        cert = self._sign(Fact("cert", did_of(random.choice(subjects)), stamp, Class.PUBLIC, until, body), signer)
+        self.node.heard[cert.id] = cert  # to be replayed
+        self._push(process, peer, [cert])
 
     def _speaks_for_a_friend(self, process: Process, peer: bytes) -> None:
         root = self.random.choice(self.scene.roots).public if self.scene.roots else None

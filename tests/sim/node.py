@@ -205,9 +205,11 @@ class Process:
                     self.busy.add(entry.name)
                     self._commit(Commit(persist, None, lambda synced, name=entry.name: self.busy.discard(name)))  # type: ignore[misc]
         if self.world.now - node.clock_set > JUMP_MS:
-            for entry in self.replica.purge(node.now):
+            gone = self.replica.purge(node.now)
+            self.trust.forget(gone)
+            self._beliefs = None
+            for entry in gone:
                 node.disk.rows.pop(entry.key, None)
-                self._beliefs = None
 
     def anchors_changed(self) -> None:
         """The admin changed whom this node trusts."""

@@ -187,6 +187,30 @@ def test_forgetting_an_issuer_forgets_its_certificates() -> None:
     assert trust.certificates_of(MEMBER.public) == {}
 
 
+def test_a_word_that_has_lapsed_and_is_held_no_more_keeps_no_other_out() -> None:
+    """A bad issuer's, that ends before what it said earlier: a node that has heard of it believes what all others do,
+    and what it will after a restart."""
+    trust = trusting(root())
+    granted = issue_cert(ROOT, MEMBER.public, now_ms=NOW)
+    short = replace(fact_of(issue_cert(ROOT, MEMBER.public, now_ms=NOW, state="revoked")), stamp=granted.stamp + 1)
+    revoked = sign_entry(ROOT, replace(short, valid_until=NOW + DAY_MS))
+    other = issue_cert(ROOT, PEER.public, now_ms=NOW)
+    for entry in (granted, revoked, other):
+        trust.learn(entry)
+    later = NOW + 3 * DAY_MS
+    assert not trust.learn(granted)
+    trust.forget([granted])  # not the newest word: nothing is forgotten
+    assert not trust.may_link(MEMBER.public, later)
+    trust.forget([revoked])
+    assert trust.learn(granted)
+    assert trust.may_link(MEMBER.public, later)
+    version = trust.version
+    trust.forget([other])
+    assert not trust.may_link(PEER.public, later)
+    assert trust.version > version
+    assert trust.certificates_of(PEER.public) == {}
+
+
 def test_version_moves_with_every_change_and_with_no_other() -> None:
     trust = trusting()
     cert = issue_cert(ROOT, MEMBER.public, now_ms=NOW)
