@@ -203,8 +203,8 @@ MUTANTS: Final = (
     Mutant(
         "an admin's revoke: the links stay open for its facts",
         "federation/mesh.py",
-        "        if self.trust.version == self._trust_seen:",
-        "        if self._trust_seen >= 0:",
+        "        if (seen := (self.trust.version, self.quotas.version)) == self._seen:",
+        "        if (seen := (0, self.quotas.version)) == self._seen:",
     ),
     Mutant(
         "a bad peer: signatures are not checked",
@@ -223,12 +223,6 @@ MUTANTS: Final = (
         "federation/replica.py",
         "        if held is None or held.order < entry.order:\n            return None",
         "        if held is None or held.id != entry.id:\n            return None",
-    ),
-    Mutant(
-        "a bad peer: what it brings need not be open between the two, nor believed",
-        "federation/replica.py",
-        '        if not self._admits(entry):\n            return self._refuse(Fault.ORIGIN, "this',
-        '        if False:\n            return self._refuse(Fault.ORIGIN, "this',
     ),
     Mutant(
         "a bad peer: who asks by id is given what it may not see",
@@ -275,8 +269,8 @@ MUTANTS: Final = (
     Mutant(
         "a bad origin: who passes on what is not believed here loses its link",
         "federation/replica.py",
-        '            return self._refuse(Fault.ORIGIN, "not to be had from this peer", entry)',
-        '            return self._refuse(Fault.RELAY, "not to be had from this peer", entry)',
+        "            return self._refuse(Fault.ORIGIN, reason, entry)",
+        "            return self._refuse(Fault.RELAY, reason, entry)",
     ),
     Mutant(
         "who is alive: a node to which no way leads is doubted for ever",
