@@ -31,7 +31,7 @@ class Reader:
         self.home.mkdir()
         a_clone(self.clone)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("KOSREG_", "XDG_", "STATE_"))}
-        self.environ = kept | {"HOME": str(self.home)}
+        self.environ = kept | {"HOME": str(self.home), "KOSREG_FEDERATION__MDNS": "false"}  # whoever is around
         self.banner = ""
         self.ready: dict[str, str] = {}
         self.ports = {shown: Port() for shown in SHOWN_ADDRESSES}
