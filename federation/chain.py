@@ -143,6 +143,32 @@ class Chains:
             del self._issued[issuer]
         return self._look_at(subject, {known.federation} & self._roots)
 
+    def succeed(self, old: bytes, new: bytes) -> None:
+        """`new` stands where `old` stood: what was said about it, and what it said."""
+        for issuer, cert in self._certs.pop(old, {}).items():
+            self._issued[issuer].discard(old)
+            if not self._issued[issuer]:
+                del self._issued[issuer]
+            self._put(issuer, new, cert)
+        subjects = self._issued.pop(old, set())
+        for subject in subjects:
+            cert = self._certs[subject].pop(old)
+            if not self._certs[subject]:
+                del self._certs[subject]
+            self._put(new, subject, cert)
+        self._barred.discard(old)
+        for root in self._roots:
+            self._renew(root, (old, new, *sorted(subjects)))
+
+    def _put(self, issuer: bytes, subject: bytes, cert: Certificate) -> None:
+        issued = self._certs.setdefault(subject, {})
+        known = issued.get(issuer)
+        if issuer != subject and (known is None or known.order < cert.order):
+            issued[issuer] = cert
+            self._issued.setdefault(issuer, set()).add(subject)
+        elif not issued:
+            del self._certs[subject]
+
     # Answers
 
     def said_of(self, subject: bytes) -> Mapping[bytes, Certificate]:

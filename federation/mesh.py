@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
 
-from crdt.entry import Class, Entry
+from crdt.entry import TRUST_KINDS, Class, Entry
 from federation import messages
 from federation.broadcast import Broadcast
 from federation.budget import Bounds, Chained
@@ -52,7 +52,11 @@ class Beliefs(Chained, Protocol):
 
     def keys(self) -> Iterable[bytes]: ...
 
+    def over(self) -> Iterable[bytes]: ...
+
     def learn(self, entry: Entry) -> bool: ...
+
+    def learn_all(self, entries: Iterable[Entry]) -> None: ...
 
     def expire(self, now_ms: int) -> bool: ...
 
@@ -79,8 +83,7 @@ class Mesh:
         self._seen = (-1, 0)  # versions of trust and of the quotas
         self._admits_seen = -1
         self._admits: dict[Tree, frozenset[bytes]] = {}
-        for entry in replica.map:
-            trust.learn(entry)
+        trust.learn_all(replica.map)
         self._handlers: Mapping[str, Callable[[Pair, Message, int], Iterable[Effect]]] = {
             "admits": self._on_admits,
             "entries": self._on_entries,
@@ -177,7 +180,7 @@ class Mesh:
         for entries, source in landed:
             newest = [entry for entry in entries if self.replica.map.get(entry.key) is entry]
             for entry in newest:
-                if entry.kind == "cert":
+                if entry.kind in TRUST_KINDS:
                     self.trust.learn(entry)
             parts.append((newest, source))
         if not self.pairs and not self._judge.landing:
@@ -299,7 +302,7 @@ class Mesh:
             self._admits_seen = trust.version
             self._admits.clear()
         if tree not in self._admits:
-            keys = {self.replica.origin, *trust.keys()}
+            keys = {self.replica.origin, *trust.keys(), *trust.over()}
             self._admits[tree] = frozenset(key for key in keys if trust.admits(key, tree.cls, tree.root, kind, now_ms))
         return self._admits[tree]
 

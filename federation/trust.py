@@ -12,13 +12,16 @@ What is believed of whom:
 - INTERNAL under a root: only while this node and the origin are both certified under it, and the origin's chain has the
   class. Membership decides here, not the classes of the anchor.
 - A key that is revoked here is believed in nothing, and what leads through it counts nothing, whatever others say.
+- A key that was succeeded (`succession`) is nobody any more: the new key stands where it stood, as an anchor, in chains
+  and as revoked. Only entries of kinds that speak of trust are still held of it, so that others learn of the new key;
+  its certificates count nothing. Of a key that is frozen nothing new is taken.
 
 Values in, answers out: the time comes in, signatures were checked by whoever took the entry in (`Replica`), and a
 certificate that cannot be read grants nothing. `version` tells whoever keeps answers when to ask again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
@@ -37,6 +40,7 @@ from federation.grant import (
     scope_body,
 )
 from federation.identity import DidError, parse_did
+from federation.succession import Succession, Successions
 
 __all__ = [
     "MAX_ADDRESSES",
@@ -53,6 +57,7 @@ __all__ = [
     "scope_body",
 ]
 
+_FIRST: Final = ("node", "succession", "cert")
 MAX_ADDRESSES: Final = 4  # an anchor's, as of a `node` entry
 
 
@@ -86,6 +91,8 @@ class Trust:
     def __init__(self, own: bytes) -> None:
         self.own = own
         self.version = 0
+        self.successions = Successions()
+        self.inherited: list[tuple[bytes, Anchor | None]] = []  # old keys and what was decided of them, not on disk yet
         self._anchors: dict[bytes, Anchor] = {}
         self._chains = Chains()
         self._now = 0  # when time was last looked at
@@ -112,18 +119,32 @@ class Trust:
         """All keys of which anything counts here: anchors, and whom chains lead to. `admits` is False for others."""
         return {*self._anchors, *self._chains.keys()}
 
+    def over(self) -> set[bytes]:
+        """Keys that others stand for, of which something counts here: that they do."""
+        return {said.old for said in self.successions.successions()}
+
     # What certificates say
 
     def learn(self, entry: Entry) -> bool:
-        """Takes in an entry whose signature was checked; others than `cert` are passed by. True where `version` moved:
-        any peer can sign certificates as many as it likes, and those that lead nowhere change no answer.
+        """Takes in an entry whose signature was checked; others than those that speak of trust are passed by. True
+        where `version` moved: any peer can sign certificates as many as it likes, and those that lead nowhere change no
+        answer.
 
-        The order of calls does not matter: of what one key said about another the newest counts.
+        The order of certificates does not matter: of what one key said about another the newest counts. At a start
+        node entries come first, then successions, then certificates.
         """
-        if entry.kind != "cert" or entry.cls is not Class.PUBLIC:
+        if entry.cls is not Class.PUBLIC or entry.kind not in TRUST_KINDS:
+            return False
+        if entry.kind != "cert":
+            if entry.origin == self.own or self._is_root(entry.origin):
+                return False
+            forks = self.successions.counts["forked"]
+            said = self.successions.named(entry) if entry.kind == "node" else self.successions.learn(entry)
+            return self._frozen_since(forks) or (said is not None and self._succeeded(said))
+        if self.successions.is_over(entry.origin):
             return False
         try:
-            subject = parse_did(entry.name)
+            subject = self.successions.latest(parse_did(entry.name))
         except DidError:
             return False
         counts = self._chains.learn(entry.origin, subject, read_cert(entry))
@@ -137,11 +158,52 @@ class Trust:
         for entry in entries:
             if entry.kind == "cert" and entry.cls is Class.PUBLIC:
                 try:
-                    subject = parse_did(entry.name)
+                    subject = self.successions.latest(parse_did(entry.name))
                 except DidError:
                     continue
-                if self._chains.forget(entry.origin, subject, entry.order):
+                if self._chains.forget(self.successions.latest(entry.origin), subject, entry.order):
                     self._moved()
+
+    def learn_all(self, entries: Iterable[Entry]) -> None:
+        """Takes in what is held, at a start."""
+        held = [entry for entry in entries if entry.kind in TRUST_KINDS]
+        for entry in sorted(held, key=lambda entry: _FIRST.index(entry.kind)):
+            self.learn(entry)
+
+    def _succeeded(self, said: Succession) -> bool:
+        """The new key stands where the old one stood."""
+        anchor = self._anchors.pop(said.old, None)
+        known = self._anchors.get(said.new)
+        if anchor is not None and said.new != self.own:
+            if known is None:
+                self._anchors[said.new] = replace(anchor, key=said.new)
+            elif anchor.revoked is not None and known.revoked is None:
+                self._anchors[said.new] = replace(known, revoked=anchor.revoked)
+        self.inherited.append((said.old, anchor))
+        self._chains.succeed(said.old, said.new)
+        self._anchored(said.new)
+        return True
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether an entry of an origin that is admitted is to be held: a succession that leads nowhere is not."""
+        if entry.kind != "succession" or entry.cls is not Class.PUBLIC:
+            return True
+        forks = self.successions.counts["forked"]
+        taken = self.successions.takes(entry)
+        return not self._frozen_since(forks) and taken
+
+    def _frozen_since(self, forks: int) -> bool:
+        if self.successions.counts["forked"] == forks:
+            return False
+        self._moved()
+        return True
+
+    def settle(self, key: bytes) -> bool:
+        """An admin says that a frozen key may be believed again. Whether it was frozen."""
+        if self.successions.settle(key):
+            self._moved()
+            return True
+        return False
 
     def unlearn(self, issuer: bytes) -> None:
         """Forgets all certificates by `issuer`: its entries were purged."""
@@ -182,7 +244,7 @@ class Trust:
 
     def is_revoked(self, key: bytes) -> bool:
         """Whether an admin of this node revoked `key`."""
-        anchor = self._anchors.get(key)
+        anchor = self._anchors.get(self.successions.latest(key))
         return anchor is not None and anchor.revoked is not None
 
     def roots_of(self, key: bytes, now_ms: int) -> frozenset[bytes]:
@@ -212,7 +274,7 @@ class Trust:
     def may_link(self, peer: bytes, now_ms: int) -> bool:
         """Whether `peer` may have a link to this node at `now_ms`."""
         anchor = self._anchors.get(peer)
-        if anchor is not None and anchor.revoked is not None:
+        if (anchor is not None and anchor.revoked is not None) or self._is_closed(peer):
             return False
         return (anchor is not None and anchor.role is Role.PEER) or bool(self.roots_of(peer, now_ms))
 
@@ -220,6 +282,12 @@ class Trust:
         """Whether facts of `origin` in this class (INTERNAL: under `root`) may be held here at `now_ms`."""
         if origin == self.own:
             return True
+        if self._is_closed(origin):
+            latest = self.successions.latest(origin)
+            speaks_of_trust = kind in TRUST_KINDS and cls is Class.PUBLIC
+            if self.successions.is_frozen(origin) or not speaks_of_trust:
+                return False
+            return latest == self.own or self.admits(latest, cls, root, kind, now_ms)
         if kind in TRUST_KINDS and cls is Class.PUBLIC and not self.is_revoked(origin):
             anchor = self._anchors.get(origin)
             if (anchor is not None and anchor.role is Role.ROOT) or self.roots_of(origin, now_ms):
@@ -231,6 +299,7 @@ class Trust:
     ) -> bool:
         """Whether a record of this type with these tags, which is held, is shown as well: by the types and tags of one
         way in which its origin is believed."""
+        origin = self.successions.latest(origin)  # what was held of an old key is shown until the new one says it
         if origin == self.own:
             return True
         return any(
@@ -239,6 +308,9 @@ class Trust:
         )
 
     # Inside
+
+    def _is_closed(self, key: bytes) -> bool:
+        return self.successions.is_over(key) or self.successions.is_frozen(key)
 
     def _ways(self, origin: bytes, cls: Class, root: bytes | None, now_ms: int) -> Iterator[tuple[Scope, Chain | None]]:
         """The ways in which facts of another `origin` in this class are believed: the scope of an anchor, and the chain

@@ -62,7 +62,7 @@ def admitting(trust: Trust, wall_ms: Callable[[], int]) -> Callable[[Entry], boo
         answer = kept.get(asked)
         if answer is None:
             answer = kept[asked] = trust.admits(*asked, now)
-        return answer
+        return answer and trust.takes(entry)
 
     return admits
 
