@@ -23,6 +23,7 @@ from federation.joining import Denied, Join, JoinError, Redeem, Welcome
 from federation.link import FEATURE_BULK
 from federation.replica import Replica
 from federation.session import ClientHandshake, Hello, Me, ServerHandshake, Session
+from federation.succession import MAX_STEPS
 from federation.transport import PENDING_S, DialError, Socket, SocketClosed, dial
 from federation.trust import Role, Trust
 
@@ -32,11 +33,18 @@ ATTEMPT_S: Final = DIAL_S + PENDING_S  # what an attempt takes at most
 Redeemer = Callable[[Redeem], Awaitable[Welcome | Denied]]
 
 
-def certificates_in(replica: Replica, chain: Chain) -> tuple[bytes, ...] | None:
-    """The certificates of `chain`, as they travel, from the root down; None where `replica` holds not all of them."""
-    keys = (Key(by, Class.PUBLIC, None, "cert", did_of(whom)) for by, whom in pairwise(chain.keys))
-    raws = tuple(entry.raw for key in keys if (entry := replica.map.get(key)) is not None)
-    return raws if len(raws) == len(chain.keys) - 1 else None
+def certificates_in(replica: Replica, trust: Trust, chain: Chain) -> tuple[bytes, ...] | None:
+    """The certificates of `chain`, as they travel, from the root down; None where `replica` holds not all of them. What
+    names a key that was changed stands for the one in its place."""
+    raws = []
+    for by, whom in pairwise(chain.keys):
+        names = (whom, *trust.successions.former(whom))
+        held = (replica.map.get(Key(by, Class.PUBLIC, None, "cert", did_of(name))) for name in names)
+        newest = max((entry for entry in held if entry is not None), key=lambda entry: entry.order, default=None)
+        if newest is None:
+            return None
+        raws.append(newest.raw)
+    return tuple(raws)
 
 
 def chain_in(replica: Replica, trust: Trust, wall_ms: Callable[[], int]) -> Callable[[bytes], tuple[bytes, ...]]:
@@ -47,7 +55,7 @@ def chain_in(replica: Replica, trust: Trust, wall_ms: Callable[[], int]) -> Call
         now = wall_ms()
         chains = [chain for chain in trust.chains_to(replica.origin) if chain.keys[0] == root]
         for chain in sorted(chains, key=lambda chain: not chain.holds(now)):
-            if (raws := certificates_in(replica, chain)) is not None:
+            if (raws := certificates_in(replica, trust, chain)) is not None:
                 return raws
         return ()
 
@@ -65,7 +73,9 @@ class Greeter:
         wall_ms: Callable[[], int],
         redeem: Redeemer,
         chain_of: Callable[[bytes], tuple[bytes, ...]],
+        succession: Sequence[bytes] = (),
     ) -> None:
+        """`succession`: how this node came to its key, as entries that travel, oldest first."""
         self.key = key
         self.certificate = make_certificate(key)
         self.server_context = server_context(key, self.certificate)
@@ -75,6 +85,7 @@ class Greeter:
         self._wall_ms = wall_ms
         self._redeem = redeem
         self._chain_of = chain_of
+        self._succession = tuple(succession)[-MAX_STEPS:]
 
     def server(self) -> ServerHandshake:
         """The accepting side of one connection; its challenge goes out first."""
@@ -94,6 +105,7 @@ class Greeter:
             if isinstance(answer, Denied):
                 raise SessionError(answer.code, answer.reason)
             welcome = answer
+        self._succeeded(hello.peer, hello.succession)
         self._trusted(hello.peer, hello.certs)
         if welcome is None and (error := refusal(hello)) is not None:
             raise error
@@ -117,14 +129,14 @@ class Greeter:
         """The dialling side, on a fresh connection. `still`: whether a link is wanted still, asked before this node
         says who it is. Raises SessionError, SocketClosed, TimeoutError."""
         async with asyncio.timeout(PENDING_S):
-            handshake = ClientHandshake(self._me(), peer, socket.certificate, os.urandom(32), proof_of)
+            handshake = ClientHandshake(self._me(), peer, socket.certificate, os.urandom(32), proof_of, self._follow)
             challenge = await socket.receive()
             if not still():
                 raise SessionError("duplicate", "the other side was quicker")
             await socket.send(handshake.challenged(challenge))
             session = handshake.answered(await socket.receive())
         if proof_of is None:
-            self._trusted(peer, session.hello.certs)
+            self._trusted(session.peer, session.hello.certs)
         return session
 
     async def join(self, addresses: Sequence[str], peer: bytes, proof_of: Callable[[bytes], Join]) -> Welcome:
@@ -182,7 +194,18 @@ class Greeter:
         anchors = self._trust.anchors().values()
         roots = frozenset(anchor.key for anchor in anchors if anchor.role is Role.ROOT and anchor.revoked is None)
         certs = {root: raws for root in roots if (raws := self._chain_of(root))}
-        return Me(self.key, self._incarnation, roots, certs, (FEATURE_BULK,))
+        return Me(self.key, self._incarnation, roots, certs, (FEATURE_BULK,), succession=self._succession)
+
+    def _follow(self, key: bytes, row: Sequence[bytes]) -> bytes:
+        """The key that stands in the place of `key`, which is believed here, by a row of successions too."""
+        for entry in self._trust.successions.follow(row):
+            self._trust.learn(entry)
+        return self._trust.successions.latest(key)
+
+    def _succeeded(self, peer: bytes, row: Sequence[bytes]) -> None:
+        """Takes in how `peer` came to its key, if that leads from one that is known here."""
+        if row and not self._trust.successions.former(peer):
+            self._follow(peer, row)
 
     def _trusted(self, peer: bytes, certs: tuple[bytes, ...]) -> None:
         """Raises SessionError unless `peer` may have a link, also by the certificates that it shows."""

@@ -5,7 +5,9 @@ so that a damaged seed is noticed: any 32 bytes are some key, and a node that si
 name in every federation. The files are written whole (temporary file, fsync, link, fsync of the directory), never
 overwritten, and refused when others may read them.
 
-next.key is made before node.key, so wherever a node.key is, its successor once was.
+next.key is made before node.key, so wherever a node.key is, its successor once was. A change of keys makes after.key,
+then next.key becomes node.key, and after.key becomes next.key: two renames, each of which leaves a pair that can be
+used, and which may be done again (`finish_change`).
 """
 
 import base64
@@ -22,6 +24,8 @@ SEED_BYTES: Final = 32
 KEY_BYTES: Final = 32
 NODE_KEY_FILE: Final = "node.key"
 NEXT_KEY_FILE: Final = "next.key"
+AFTER_KEY_FILE: Final = "after.key"  # during a change of keys
+_NEXT: Final = "the key that this node changes to one day; its hash is published, so it cannot be replaced"
 
 _MULTICODEC_ED25519: Final = b"\xed\x01"  # varint of 0xed
 _DID_KEY: Final = "did:key:z"
@@ -180,12 +184,10 @@ def load_or_create(directory: Path) -> tuple[NodeKey, NodeKey]:
     node_path, next_path = directory / NODE_KEY_FILE, directory / NEXT_KEY_FILE
     if not node_path.exists():
         if not next_path.exists():
-            _write(
-                next_path,
-                NodeKey.generate(),
-                "the key that this node changes to one day; its hash is published, so it cannot be replaced",
-            )
+            _write(next_path, NodeKey.generate(), _NEXT)
         _write(node_path, NodeKey.generate(), "the key of this node; who reads it can sign as this node")
+    if not next_path.exists() and (directory / AFTER_KEY_FILE).exists():
+        finish_change(directory)  # it was cut off between its two renames
     if not next_path.exists():
         raise KeyFileError(
             f"{next_path} is missing, but {node_path} is there.",
@@ -193,6 +195,48 @@ def load_or_create(directory: Path) -> tuple[NodeKey, NodeKey]:
             "If it is lost for good, move node.key away too: the node then starts with a new identity.",
         )
     return load(node_path), load(next_path)
+
+
+def begin_change(directory: Path) -> NodeKey:
+    """The key that is to come after next.key, in after.key. Raises KeyFileError."""
+    return create(directory / AFTER_KEY_FILE, _NEXT)
+
+
+def finish_change(directory: Path) -> None:
+    """next.key becomes node.key, which is gone for good, and after.key becomes next.key. Does what is left of it where
+    it was cut off; nothing where there is no after.key. Raises KeyFileError."""
+    after, following = directory / AFTER_KEY_FILE, directory / NEXT_KEY_FILE
+    if not after.exists():
+        return
+    try:
+        if following.exists():
+            following.replace(directory / NODE_KEY_FILE)
+            _sync(directory)
+        after.replace(following)
+        _sync(directory)
+    except OSError as error:
+        raise KeyFileError(
+            f"The key files in {directory} cannot be renamed ({error.strerror}).",
+            "Make it writable for the user who runs the node, and start the node: it goes on from there.",
+        ) from error
+
+
+def drop_change(directory: Path) -> None:
+    """Forget a change of keys that was begun and not committed. Raises KeyFileError."""
+    try:
+        (directory / AFTER_KEY_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise KeyFileError(
+            f"{directory / AFTER_KEY_FILE} cannot be removed ({error.strerror}).", "Remove it: it was never used."
+        ) from error
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def create(path: Path, what: str) -> NodeKey:
@@ -268,11 +312,7 @@ def _write(path: Path, key: NodeKey, what: str) -> None:
                 pass
         finally:
             temporary.unlink(missing_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync(path.parent)
     except OSError as error:
         raise KeyFileError(
             f"{path} cannot be written ({error.strerror}).",

@@ -109,6 +109,7 @@ class PeerNode:
         redeem: Redeemer,
         name: str = "",
         chain_of: Callable[[bytes], tuple[bytes, ...]] | None = None,
+        succession: Sequence[bytes] = (),
     ) -> None:
         """`listen`: None, or without a host: this node only dials. `incarnation`: higher with each start.
         `chain_of`: root → the certificates from it to this node, as they travel; by default those that the mesh's
@@ -129,7 +130,7 @@ class PeerNode:
         self._commit = commit
         if chain_of is None:
             chain_of = chain_in(mesh.replica, trust, wall_ms) if isinstance(mesh, Mesh) else _no_chain
-        self._greeter = Greeter(key, trust, incarnation, wall_ms, redeem, chain_of)
+        self._greeter = Greeter(key, trust, incarnation, wall_ms, redeem, chain_of, succession)
         self._connections = Connections(self._greeter, self)
         self._links = self._connections.links
         self.counts = self._connections.counts

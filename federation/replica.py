@@ -135,8 +135,11 @@ class Replica:
         key: NodeKey,
         admits: Callable[[Entry], bool] = _nobody,
         adopts: Callable[[Entry], bool] = _anything,
+        former: Collection[bytes] = (),
     ) -> None:
+        """`former`: keys that this node had before: its stamps go on from theirs."""
         self.key = key
+        self._former = frozenset(former)
         self.origin = key.public
         self.counts: Counter[str] = Counter()
         self._admits = admits
@@ -160,7 +163,7 @@ class Replica:
         except EntryError as error:
             raise Damaged(error.detail, id) from error
         self._map.merge(entry, 0)
-        if entry.origin == self.origin:
+        if entry.origin == self.origin or entry.origin in self._former:
             self._clock.observe(entry.stamp)
         return entry
 
@@ -206,6 +209,15 @@ class Replica:
         renewed = sign_entry(self.key, replace(fact_of(entry), stamp=stamp, valid_until=valid_until))
         self._take_off(renewed)
         return Persist((renewed,), now_ms)
+
+    def say_again(self, entry: Entry, now_ms: int, *, live: bool = True) -> Persist:
+        """What a former key of this node said, said by the present one, and for as long; a tombstone where `live` is
+        False."""
+        fact = fact_of(entry)
+        body = fact.body if live else None
+        made = sign_entry(self.key, replace(fact, stamp=self._clock.next(now_ms), body=body))
+        self._take_off(made)
+        return Persist((made,), now_ms)
 
     def due_for_renewal(self, now_ms: int, start_after: Entry | None = None, limit: int = 1000) -> list[Entry]:
         """Own live entries that have used up their share of life, lapsed ones too: 40 to 60 % of it, by the hash of the

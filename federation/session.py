@@ -7,7 +7,8 @@
 Each hello holds the SHA-256 of all messages before it, byte for byte, and of the server's certificate; the id of the
 session is the SHA-256 of all three. So what somebody in between takes out, puts in or keeps for later ends in another
 hash, and a hello for one connection is worth nothing on another. The client checks first of all that the key in the
-certificate, the key in the challenge and the key that it dialled are one.
+certificate, the key in the challenge and the key that it dialled are one, or that the challenge's row of successions
+leads from the one that it dialled to the others.
 
 Roots are told as SHA-256(nonce ‖ root), under the nonce of the message that they stand in: who does not know a root
 learns nothing of it. To a root that the other side named, the chain from it to oneself goes along.
@@ -29,6 +30,7 @@ from federation.envelope import Channel, EnvelopeError, decode_bare, is_bare
 from federation.fields import MAX_ADDRESSES, read_byte_list, read_bytes, read_map, read_text, read_texts
 from federation.identity import KEY_BYTES, NodeKey
 from federation.joining import Join, Welcome
+from federation.succession import MAX_STEPS
 
 VERSIONS: Final = ("klp/1.0",)
 CLIENT_AAD: Final = b"klp hello client 1"
@@ -40,6 +42,7 @@ MAX_CERTS: Final = 4
 MAX_CERT_BYTES: Final = MAX_HELLO // 2  # of all of them: there must be room for the rest
 MAX_ROOTS: Final = 16
 _HASH: Final = 32
+_OTHER_KEY: Final = "another node answers at this address: its TLS key is not the one dialled"
 _CHALLENGE: Final = "hello.challenge"
 _HELLO: Final = "hello"
 
@@ -47,7 +50,8 @@ _HELLO: Final = "hello"
 @dataclass(frozen=True, slots=True)
 class Me:
     """What this node says of itself. `incarnation`: goes up with each start; `roots`: the federation roots anchored
-    here; `certs`: root → the certificates of a chain from it to this node, as they travel, from the root down."""
+    here; `certs`: root → the certificates of a chain from it to this node, as they travel, from the root down;
+    `succession`: how it came to its key, as entries that travel, oldest first."""
 
     key: NodeKey
     incarnation: int
@@ -55,13 +59,14 @@ class Me:
     certs: Mapping[bytes, tuple[bytes, ...]] = field(default_factory=dict)
     features: tuple[str, ...] = ()
     versions: tuple[str, ...] = VERSIONS
+    succession: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What the peer said of itself, its signature checked. `certs`: entries as they travel, not looked at; `features`:
-    those that both sides have; `join` and `transcript`: an invite that a client redeems, and what its proof signs;
-    `welcome`: the server's answer to one."""
+    """What the peer said of itself, its signature checked. `certs`, `succession`: entries as they travel, not looked
+    at; `features`: those that both sides have; `join` and `transcript`: an invite that a client redeems, and what its
+    proof signs; `welcome`: the server's answer to one."""
 
     peer: bytes
     version: str
@@ -71,6 +76,7 @@ class Hello:
     join: Join | None = None
     transcript: bytes = b""
     welcome: Welcome | None = None
+    succession: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ class ServerHandshake:
                 "nonce": nonce,
                 "versions": list(me.versions),
                 "roots": _masked(nonce, me.roots),
-                "succession": [],
+                "succession": list(me.succession),
             }
         )
         self._said = self.challenge
@@ -150,19 +156,30 @@ class ClientHandshake:
     """The dialling side: give `challenged` what came and send what it gives, then give `answered` what came."""
 
     def __init__(
-        self, me: Me, peer: bytes, certificate: bytes, nonce: bytes, proof_of: Callable[[bytes], Join] | None = None
+        self,
+        me: Me,
+        peer: bytes,
+        certificate: bytes,
+        nonce: bytes,
+        proof_of: Callable[[bytes], Join] | None = None,
+        follow: Callable[[bytes, Sequence[bytes]], bytes] | None = None,
     ) -> None:
         """`peer`: the key that was dialled; `certificate`: the one that TLS showed, DER; `nonce`: 32 random bytes;
-        `proof_of`: makes the invite's proof of the transcript that it signs. Raises SessionError at once where the
-        certificate is another node's."""
+        `proof_of`: makes the invite's proof of the transcript that it signs; `follow`: (key, successions as they
+        travel) → the key that stands in its place now. Raises SessionError at once where the certificate is another
+        node's, and nothing could be followed."""
         if peer == me.key.public:
             raise SessionError("self", "this node dialled itself")
         try:
             key = key_of(certificate)
         except CertificateError as error:
             raise SessionError("wrong-key", str(error)) from None
-        if key != peer:
-            raise SessionError("wrong-key", "another node answers at this address: its TLS key is not the one dialled")
+        if key != peer and follow is None:
+            raise SessionError("wrong-key", _OTHER_KEY)
+        if key == me.key.public:
+            raise SessionError("self", "this node dialled itself")
+        self._key = key
+        self._follow = follow
         self._me = me
         self._peer = peer
         self._tls = sha256(certificate).digest()
@@ -177,6 +194,11 @@ class ClientHandshake:
         if self._said:
             raise SessionError("malformed", "a second challenge")
         fields = _bare(raw, _CHALLENGE)
+        if self._key != self._peer and self._follow is not None:  # it may have been changed since
+            row = read_byte_list(fields, "succession", MAX_STEPS)
+            if self._follow(self._peer, row) != self._key:
+                raise SessionError("wrong-key", _OTHER_KEY)
+            self._peer = self._key
         if read_bytes(fields, "key", KEY_BYTES) != self._peer:
             raise SessionError("wrong-key", "the key in the challenge is not the one that was dialled")
         self._peer_nonce = read_bytes(fields, "nonce", _HASH)
@@ -244,7 +266,7 @@ def _said_of(me: Me, role: str, peer: bytes, nonce: bytes, said: bytes, tls: byt
         "incarnation": me.incarnation,
         "version": version,
         "features": list(me.features),
-    }
+    } | ({"succession": list(me.succession)} if role == "client" and me.succession else {})
 
 
 def _signed(raw: bytes, aad: bytes, role: str) -> tuple[bytes, dict[str, object]]:
@@ -308,7 +330,8 @@ def _hello(
         raise SessionError("malformed", "incarnation must be an unsigned integer")
     common = frozenset(read_texts(fields, "features")) & frozenset(features)
     certs = tuple(read_byte_list(fields, "certs", MAX_CERTS))
-    return Hello(peer, version, incarnation, common, certs, join, transcript, welcome)
+    row = tuple(read_byte_list(fields, "succession", MAX_STEPS)) if "succession" in fields else ()
+    return Hello(peer, version, incarnation, common, certs, join, transcript, welcome, row)
 
 
 def _session(key: NodeKey, hello: Hello, said: bytes, *, dialled: bool) -> Session:

@@ -12,7 +12,7 @@ the links: whoever got them through the API can check them, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final
@@ -77,15 +77,22 @@ class Audit:
         return cls(store, head, wall_ms)
 
     async def write(
-        self, actor: str, action: str, subject: str, detail: Mapping[str, object], change: TrustChange | None = None
+        self,
+        actor: str,
+        action: str,
+        subject: str,
+        detail: Mapping[str, object],
+        change: TrustChange | None = None,
+        commit: Callable[[TrustChange], Awaitable[None]] | None = None,
     ) -> Record:
-        """Commits the record, and `change` with it. Raises StoreError, and then nothing of both is kept."""
+        """Commits the record, and `change` with it. `commit`: what commits; by default the store alone. Raises
+        StoreError, and then nothing of both is kept."""
         async with self._turn:
             seq, previous = self.head
             record = Record(seq + 1, self._wall_ms(), actor, action, subject, dict(detail), previous)
             raw = record.encode()
             link = AuditLink(record.seq, raw, sha256(raw).digest())
-            await self._store.write_trust(replace(change or TrustChange(), audit=[link]))
+            await (commit or self._store.write_trust)(replace(change or TrustChange(), audit=[link]))
             self.head = (link.seq, link.hash)
         log.info("trust decision", actor=actor, action=action, subject=subject, detail=dict(detail))
         return record

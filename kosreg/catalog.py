@@ -8,7 +8,7 @@ The catalog knows no tokens: who may see what is decided in `registry`. It has n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from kosreg.journal import Change, Event, Journal
 from kosreg.names import Claims
@@ -146,10 +146,12 @@ class Catalog:
         elif shown is not old:
             self._enter(shown)
 
-    def put(self, service: Service, at: int) -> Change | None:
+    def put(self, service: Service, at: int, former: Collection[str] = ()) -> Change | None:
         """Take in `service` (its `seq` is set) in place of what its origin said under its id before; the change in what
-        is shown, if any."""
+        is shown, if any. `former`: origins in whose place its origin stands: what they held is its own, at once."""
         uid = service.uid
+        if former and (change := self._take_over(service, at, former)) is not None:
+            return change
         claims = self._rivalry(uid, service.origin)
         if claims is not None:
             claims.by_origin[service.origin] = service
@@ -157,6 +159,22 @@ class Catalog:
         old = self.services.get(uid)
         self._enter(service)
         return self._tell(service.seq, at, uid, old, service)
+
+    def _take_over(self, service: Service, at: int, former: Collection[str]) -> Change | None:
+        uid = service.uid
+        claims = self.contested.get(uid)
+        if claims is None:
+            old = self.services.get(uid)
+            if old is None or old.origin not in former:
+                return None
+            self._enter(service)
+            return self._tell(service.seq, at, uid, old, service)
+        for origin in former:
+            claims.by_origin.pop(origin, None)
+        if claims.holder in former:
+            claims.holder = service.origin
+            self.on_holder(uid, claims)
+        return None
 
     def remove(self, uid: str, origin: str, seq: int, at: int) -> Change | None:
         """Forget what the node `origin` said under `uid`; the change in what is shown, if any."""

@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from federation.identity import KeyFileError
 from kosreg.config import Settings
+from kosreg.key_change import change_key
 from kosreg.node import Node
+from kosreg.store import StoreError
 
 if TYPE_CHECKING:
     from kosreg.lab.hook import Hook
@@ -35,9 +38,39 @@ async def main(settings: Settings, data_dir: Path, on_ready: Callable[[dict[str,
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     hook = await _lab(data_dir)
+    try:
+        said = on_ready
+        while actor := await _run(settings, data_dir, said, stop, hook):
+            said = _said_before
+            try:
+                await change_key(settings.store_url, data_dir, actor)
+            except (StoreError, KeyFileError) as error:  # nothing has changed, or the next start brings it to its end
+                log.error("the key is not changed", error=str(error))
+    finally:
+        if hook is not None:
+            hook.close()
+    log.info("stopped")
+    return 0
+
+
+async def _run(
+    settings: Settings,
+    data_dir: Path,
+    on_ready: Callable[[dict[str, Any]], None],
+    stop: asyncio.Event,
+    hook: Hook | None,
+) -> str:
+    """Run a node until `stop`, then "", or until an admin wants its key changed, then who."""
     node = await Node.start(settings, data_dir)
     if hook is not None:
         hook.attach(node)
+    wanted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def change(actor: str) -> None:
+        if not wanted.done():
+            wanted.set_result(actor)
+
+    node.change_key = change
     # What was imported and loaded stays: the collector never walks it (a pass over 100,000 records takes 0.4 s).
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
@@ -50,17 +83,21 @@ async def main(settings: Settings, data_dir: Path, on_ready: Callable[[dict[str,
         _write(path, json.dumps(running) + "\n")
         _notify("READY=1")
         on_ready(running)
-        await stop.wait()
-        _notify("STOPPING=1")
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((stopping, wanted), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        actor = wanted.result() if wanted.done() and not stop.is_set() else ""
+        _notify("RELOADING=1" if actor else "STOPPING=1")
         log.info("stopping")
     finally:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         await node.stop()
-        if hook is not None:
-            hook.close()
-    log.info("stopped")
-    return 0
+    return actor
+
+
+def _said_before(running: dict[str, Any]) -> None:
+    """The banner is for the first start."""
 
 
 async def _lab(data_dir: Path) -> Hook | None:

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from crdt.entry import Class, Entry
+from crdt.lww_map import LWWMap
 from federation.budget import Bounds
 from federation.effects import Landed, QuotaChanged, Twin
 from federation.identity import NodeKey, did_of
@@ -25,7 +26,9 @@ from federation.peer_node import LinkEvent, PeerNode
 from federation.quotas import Part
 from federation.replica import Alert
 from federation.trust import Role, Trust
+from kosreg import heirs as heirs_
 from kosreg.foreign import labels
+from kosreg.key_change import say_again
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.members import Members
 from kosreg.membership import Membership
@@ -67,14 +70,20 @@ def admitting(trust: Trust, wall_ms: Callable[[], int]) -> Callable[[Entry], boo
     return admits
 
 
-def showing(trust: Trust, wall_ms: Callable[[], int]) -> Callable[[Entry], bool]:
-    """Whether a service of somebody else, which is held, may be shown now: the types and tags of scopes say so."""
+def showing(trust: Trust, held: LWWMap, wall_ms: Callable[[], int]) -> Callable[[Entry], bool]:
+    """Whether a service of somebody else, which is held, may be shown now: the types and tags of scopes say so. What a
+    key said that was succeeded is shown until the new one has said something about the same."""
+    known = trust.successions
 
     def shows(entry: Entry) -> bool:
         now = wall_ms()
+        if known.is_over(entry.origin) and any(
+            held.group(key, "service", entry.name) for key in known.line(entry.origin)[1:]
+        ):
+            return False
         if trust.shows(entry.origin, entry.cls, entry.root, "", frozenset(), now):
             return True  # whatever it says: nearly all, and no body need be read for it
-        if not trust.admits(entry.origin, entry.cls, entry.root, entry.kind, now):
+        if not trust.admits(known.latest(entry.origin), entry.cls, entry.root, entry.kind, now):
             return False
         return trust.shows(entry.origin, entry.cls, entry.root, *labels(entry), now)
 
@@ -94,6 +103,7 @@ class Federation:
         settings: FederationSettings,
         name: str,
         bounds: Bounds = DEFAULTS,
+        lineage: Sequence[Entry] = (),
     ) -> None:
         self.key = key
         self.trust = trust
@@ -105,11 +115,13 @@ class Federation:
         self.membership = Membership(trust, sync, store, wall_ms)
         self.members = Members(trust, sync, store, wall_ms)
         self.node_entries: NodeEntries
+        self.heirs: heirs_.Heirs
         self.redeem: Callable[[Redeem], Awaitable[Welcome | Denied]] = _no_invites
         self._wall_ms = wall_ms
         self._settings = settings
         self._name = name
         self._bounds = bounds
+        self._lineage = lineage
         self._looking: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._parting: asyncio.Task[None] | None = None
@@ -118,6 +130,10 @@ class Federation:
 
     async def load(self) -> None:
         """Read what is kept of the federation, and join the parts. Raises StoreError."""
+        await heirs_.load(self.trust, self.store)
+        self.trust.successions.own(self._lineage)
+        self.sync.successions = self.trust.successions
+        await say_again(self.sync, [entry.origin for entry in self._lineage])
         for anchor in await self.store.anchors():
             self.trust.put(anchor)
         self.trust.expire(self._wall_ms())  # the first look: a clock that jumps before the next one is noticed
@@ -136,6 +152,7 @@ class Federation:
             commit=self.sync.commit_foreign,
             redeem=self._redeem,
             name=self._name,
+            succession=[entry.raw for entry in self._lineage],
         )
         self.nearby = Nearby(self.key.public, self._name, self._settings, self.peer_node)
         self.peer_node.on_event = self._on_event
@@ -145,11 +162,12 @@ class Federation:
         self.peer_node.on_twin = self._on_twin
         self._relay = Relay(self._merged, lambda: len(self.mesh.pairs) > 1)
         self.sync.on_merged = self._relay.landed
-        self.sync.shows = showing(self.trust, self._wall_ms)
+        self.sync.shows = showing(self.trust, self.sync.replica.map, self._wall_ms)
 
     async def start(self) -> None:
         """Listen and dial. Raises OSError where the address is taken."""
         self.peer_node.addresses_of = self.node_entries.addresses_of
+        await self.heirs.settle()
         await self.peer_node.start()
         for anchor in self.trust.anchors().values():
             if anchor.role is Role.PEER and anchor.revoked is None:
@@ -175,6 +193,7 @@ class Federation:
                 except StoreError as error:
                     log.warning("the certificates by this node are not renewed yet", error=str(error))
             await asyncio.sleep(WATCH)
+            await self._keep_heirs()
             if self.trust.version != self._seen:
                 self.trust_changed()
 
@@ -251,7 +270,16 @@ class Federation:
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_at_membership(), name="membership")
 
+    async def _keep_heirs(self) -> None:
+        if not self.heirs.news:
+            return
+        try:
+            await self.heirs.settle()
+        except StoreError as error:
+            log.warning("successions of keys are not kept yet", error=str(error))
+
     async def _look_at_membership(self) -> None:
+        await self._keep_heirs()
         seen = -1
         while seen != self.trust.version:
             seen = self.trust.version

@@ -116,6 +116,8 @@ def service_of(entry: Entry, origin: str, seq: int = 0) -> ForeignService | None
 def is_sound(entry: Entry) -> bool:
     """Whether a node can have said `entry`: of services, those that are records. (Of an own one that comes from
     outside: somebody else may have the key, and what is on the own disk is shown without a further look.)"""
+    if entry.kind == "succession":
+        return False  # who has changed its key does not run under the old one
     return entry.kind != "service" or not entry.live or service_of(entry, did(entry.origin)) is not None
 
 

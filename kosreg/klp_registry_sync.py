@@ -25,6 +25,7 @@ from federation.cose import body_of, fact_of
 from federation.effects import Landed
 from federation.identity import did_of, parse_did
 from federation.replica import Alert, Changed, Persist, Replica, Statement
+from federation.succession import Successions
 from kosreg.arrivals import SPARE, Arrival, Arrivals, FromPeer, Part, Subject
 from kosreg.catalog import Catalog
 from kosreg.foreign import did, service_of, set_status
@@ -82,6 +83,7 @@ class RegistrySync:
         self.shows: Callable[[Entry], bool] = _all
         self.on_adopted: Callable[[Service], None] = _adopted
         self.yielded = False  # another node has this node's key, and speaks for it
+        self.successions = Successions()  # who succeeds whom, as trust knows it
         self.not_shown = 0  # entries of services from outside that are no record
         self._writes: dict[int, Write | Arrival] = {}  # by id(batch)
         self._busy: dict[str, Write] = {}  # by service
@@ -264,6 +266,9 @@ class RegistrySync:
                 for subject in sorted(touched, key=rows.__getitem__):
                     self._show(subject, touched[subject], first + rows[subject], part)
             for entry in persist.entries:
+                if not entry.live and entry.kind == "service" and (former := self.successions.former(entry.origin)):
+                    for key in former:  # what an old key said of it, the new one takes back
+                        self.catalog.remove(entry.name, did(key), self.catalog.journal.next_seq(), persist.at)
                 entry.body = None  # it is shown: 100,000 bodies are too many to keep
             first += len(persist.entries)
 
@@ -285,12 +290,16 @@ class RegistrySync:
                     service.came, service.peer = at, part.peer
                 elif held is not None:
                     service.live_from(held)
-                self.catalog.put(service, at)
+                self.catalog.put(service, at, self.former(origin))
                 if not service.foreign:
                     self.on_adopted(service)
                 return
         if isinstance(held, ForeignService):
             self.show_status(held, at, seq)
+
+    def former(self, origin: bytes) -> list[str]:
+        """The DIDs in whose place `origin` stands."""
+        return [did(key) for key in self.successions.former(origin)]
 
     def show_status(self, service: ForeignService, at: int, seq: int | None) -> None:
         """Show the status that the node of `service` says now (`at`), as the change `seq`, or the next."""

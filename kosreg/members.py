@@ -68,17 +68,18 @@ class Members:
         """Members that this node keeps a link to, and where they are dialled. To read."""
         return MappingProxyType(self._neighbours)
 
-    def note(self, peer: bytes, addresses: Sequence[str]) -> dict[str, bytes]:
+    def note(self, peer: bytes, addresses: Sequence[str], instead_of: bytes = b"") -> dict[str, bytes]:
         """What is to be on disk before `met`: as meta, key and value."""
-        listed: list[object] = [[key, list(known)] for key, known in self._with(peer, addresses).items()]
+        listed: list[object] = [[key, list(known)] for key, known in self._with(peer, addresses, instead_of).items()]
         return {NEIGHBOURS: cbor.encode(listed)}
 
-    def met(self, peer: bytes, addresses: Sequence[str]) -> None:
-        """Keep a link to this member from now on; where there are too many, no longer to the one met first."""
-        self._neighbours = self._with(peer, addresses)
+    def met(self, peer: bytes, addresses: Sequence[str], instead_of: bytes = b"") -> None:
+        """Keep a link to this member from now on; where there are too many, no longer to the one met first.
+        `instead_of`: the key that it had before."""
+        self._neighbours = self._with(peer, addresses, instead_of)
 
-    def _with(self, peer: bytes, addresses: Sequence[str]) -> dict[bytes, tuple[str, ...]]:
-        met = {key: known for key, known in self._neighbours.items() if key != peer}
+    def _with(self, peer: bytes, addresses: Sequence[str], instead_of: bytes) -> dict[bytes, tuple[str, ...]]:
+        met = {key: known for key, known in self._neighbours.items() if key not in (peer, instead_of)}
         while len(met) >= MAX_NEIGHBOURS:
             del met[next(iter(met))]
         return met | {peer: tuple(addresses)}
@@ -117,7 +118,7 @@ class Members:
         if self._trust.chain(root, peer, now) is None:
             await self._say(peer, root, now)
         chain = self._trust.chain(root, peer, self._wall_ms())
-        raws = None if chain is None else certificates_in(self._sync.replica, chain)
+        raws = None if chain is None else certificates_in(self._sync.replica, self._trust, chain)
         if raws and not fit(raws):
             return Denied("federation", "the certificates that lead to you are too long to be sent")
         return raws or Denied("federation", "the certificates that lead to you are not all here: try again in a while")

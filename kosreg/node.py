@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from federation.identity import NodeKey, load_or_create
+from crdt.entry import Entry
+from federation.identity import NodeKey, did_of
 from federation.mesh import Mesh
 from federation.peer_node import PeerNode
 from federation.replica import Replica
@@ -32,6 +33,9 @@ from kosreg.config import Settings
 from kosreg.federated import Federation, admitting
 from kosreg.federation_routes import federation_routes
 from kosreg.foreign import is_sound
+from kosreg.heirs import Heirs
+from kosreg.key_change import lineage, open_store
+from kosreg.key_routes import key_routes
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.liveness import Liveness
 from kosreg.maintenance import Maintenance
@@ -68,11 +72,24 @@ def _keep_to_the_key(data_dir: Path, store_url: str) -> None:
 class Node:
     """All parts of one running node. Made by `start`, ended by `stop`."""
 
-    def __init__(self, settings: Settings, data_dir: Path, key: NodeKey, next_key: bytes, store: Store) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        data_dir: Path,
+        key: NodeKey,
+        next_key: bytes,
+        store: Store,
+        lineage: Sequence[Entry] = (),
+    ) -> None:
+        """`next_key`: its public half; `lineage`: the successions by which this node came to its key, oldest first."""
         self.settings = settings
         self.data_dir = data_dir
         self.key = key
-        self.next_key = next_key  # its public half
+        self.next_key = next_key
+        self.lineage = tuple(lineage)
+        former = [entry.origin for entry in lineage]
+        self.first_key = former[0] if former else key.public
+        self.change_key: Callable[[str], object] | None = None  # set by whoever can start it again
         self.store = store
         self.did = key.did
         self.version = __version__
@@ -84,7 +101,7 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.catalog = Catalog()
         self.trust = Trust(key.public)
-        self.replica = Replica(key, admitting(self.trust, now_ms), is_sound)
+        self.replica = Replica(key, admitting(self.trust, now_ms), is_sound, former)
         self.sync = RegistrySync(self.replica, store, self.catalog, now_ms)
         self.limits = Limits(
             calls_per_s=settings.limits.calls_per_s,
@@ -103,7 +120,15 @@ class Node:
         self.peers: Peers
         self.node_entries: NodeEntries
         self.federation = Federation(
-            key, self.trust, self.sync, store, now_ms, settings.federation, self.name, settings.quota.bounds
+            key,
+            self.trust,
+            self.sync,
+            store,
+            now_ms,
+            settings.federation,
+            self.name,
+            settings.quota.bounds,
+            self.lineage,
         )
 
     # -- start ---------------------------------------------------------------------------------------------------
@@ -112,9 +137,12 @@ class Node:
     async def start(cls, settings: Settings, data_dir: Path) -> Node:
         """A node that serves. Raises KeyFileError, StoreError, Damaged, or what the server says of its address."""
         _keep_to_the_key(data_dir, settings.store_url)
-        key, next_key = load_or_create(data_dir)
-        store = await Store.open(settings.store_url, key.public, key.derive("store"))
-        node = cls(settings, data_dir, key, next_key.public, store)
+        key, next_key, store = await open_store(settings.store_url, data_dir)
+        try:
+            node = cls(settings, data_dir, key, next_key.public, store, await lineage(store))
+        except BaseException:
+            await store.close()
+            raise
         try:
             await node._start()
         except BaseException:
@@ -127,7 +155,7 @@ class Node:
         clean = await self.store.get_meta(CLEAN) == b"1"
         entries = await self.sync.load(clean=clean, held=self.federation.load)
         await self.store.set_meta(CLEAN, b"0")
-        self.audit = await Audit.open(self.store, self.key.public, now_ms)
+        self.audit = await Audit.open(self.store, self.first_key, now_ms)
         self.peers = Peers(
             self.key.public,
             self.name,
@@ -146,7 +174,10 @@ class Node:
         self.node_entries = self.federation.node_entries = NodeEntries(
             self.name, self.next_key, self.sync, self.audit, self.peers.reachable_at, self.peers.dialable
         )
-        self.auth = await Auth.open(self.store, self.did, self.settings.tokens.issuers)
+        self.federation.heirs = Heirs(self.trust, self.store, self.audit, self.federation.members, self.peer_node)
+        self.auth = await Auth.open(
+            self.store, self.did, self.settings.tokens.issuers, [did_of(entry.origin) for entry in self.lineage]
+        )
         self.auth.on_revoked.append(self._revoked)
         self.liveness = Liveness(
             self.catalog,
@@ -175,7 +206,7 @@ class Node:
         )
         await self.auth.write_admin_token(self.data_dir / "admin.token")
         self.server = Server(
-            self, [*service_routes(self), *peer_routes(self), *federation_routes(), *system_routes(self)]
+            self, [*service_routes(self), *peer_routes(self), *federation_routes(), *key_routes(), *system_routes(self)]
         )
         await self.server.start()
         await self.federation.start()

@@ -13,12 +13,13 @@ from typing import Final
 
 NODE_KEY: Final = "node.key"
 NEXT_KEY: Final = "next.key"
+AFTER_KEY: Final = "after.key"
 ADMIN_TOKEN: Final = "admin.token"  # noqa: S105  (a file name)
 DATABASE: Final = "registry.db"
 RUN_FILE: Final = "run.json"
 CONFIG: Final = "kosreg.toml"
 
-_OURS: Final = frozenset({NODE_KEY, NEXT_KEY, ADMIN_TOKEN, DATABASE, RUN_FILE, CONFIG})
+_OURS: Final = frozenset({NODE_KEY, NEXT_KEY, AFTER_KEY, ADMIN_TOKEN, DATABASE, RUN_FILE, CONFIG})
 
 
 class DataDirError(Exception):

@@ -93,7 +93,7 @@ async def join(call: Call) -> Reply:
 @_decision
 async def trust(call: Call) -> Reply:
     wish = _parsed(_PEER_IN, call.raw)
-    key = _key(wish["did"], "/did")
+    key = call.app.trust.successions.latest(_key(wish["did"], "/did"))
     addresses = wish.get("addresses")
     if addresses is not None and len(usable(addresses)) != len(set(addresses)):
         detail = "each is HOST:PORT or [IPV6]:PORT, and its port is not 0"
@@ -194,7 +194,7 @@ async def list_audit(call: Call) -> Reply:
     after, limit = _number(call, "after", 0, 0, 1 << 62), _number(call, "limit", MAX_AUDIT, 1, MAX_AUDIT)
     links, head = await call.app.audit.page(after, limit)
     body = {
-        "node": call.app.did,
+        "node": did_of(call.app.first_key),
         "records": [audit_log.shown(link) for link in links],
         "head": None if head is None else {"seq": head[0], "hash": head[1].hex()},
     }
@@ -222,8 +222,9 @@ def _parsed(form: TypeAdapter[Any], raw: bytes) -> Any:
 
 
 def _named(call: Call) -> bytes:
+    """The key that is meant: the one that stands in the place of the one that is named."""
     try:
-        return parse_did(call.params["did"])
+        return call.app.trust.successions.latest(parse_did(call.params["did"]))
     except DidError as error:
         raise Problem.of("not-found", f"There is no such key: {error}.") from error
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from federation.identity import did_of
 from federation.peer_node import LinkState
 from federation.trust import MEMBER_SCOPE, Anchor, Role
+from kosreg import heirs
 from kosreg.neighbours import Neighbour
 from kosreg.peers import fingerprint, is_like_a_key, scope_told
 from kosreg.quota_views import quota_told
@@ -84,6 +85,7 @@ def _view(node: Node, key: bytes, anchor: Anchor | None, link: LinkState | None)
             view["revoked"] = rfc3339(anchor.revoked)
     if (alive := node.sync.homes.told(view["did"])) is not None:
         view["node"] = alive
+    view |= heirs.told(node.trust, key)
     if said.version:
         view["tells"] = {"name": said.name, "version": said.version, "addresses": list(said.addresses)}
     if link is not None:

@@ -314,9 +314,12 @@ class Peers:
         """Undo a revoke. Raises Problem (not-found, conflict) and StoreError."""
         async with self._turn:
             known = self.trust.anchors().get(key)
-            if known is None:
+            if self.trust.settle(key):
+                await self.audit.write(actor, "restore", did_of(key), {"frozen": True})
+                self._trust_changed()
+            elif known is None:
                 raise not_known(key)
-            if known.revoked is None:
+            if known is None or known.revoked is None:
                 return
             anchor = replace(known, revoked=None)
             only_revoked = known.scope == _NOTHING  # nobody had trusted it before

@@ -52,12 +52,12 @@ class Viewer:
 
     __slots__ = ("admin", "foreign_terms", "key", "names", "sub", "terms")
 
-    def __init__(self, caller: Caller, origin: str) -> None:
+    def __init__(self, caller: Caller, origins: Iterable[str]) -> None:
         self.sub = caller.sub
         self.admin = caller.admin
         self.names = caller.names("read", "service")  # None: all
         # in another node's record, a subject without a node is that node's own, never our namesake
-        self.foreign_terms = frozenset(("*", f"sub:{caller.sub}@{origin}"))
+        self.foreign_terms = frozenset(("*", *(f"sub:{caller.sub}@{origin}" for origin in origins)))
         self.terms = self.foreign_terms | {f"sub:{caller.sub}"}
         self.key: Hashable = (caller.sub, caller.admin, self.names)
 
@@ -142,7 +142,7 @@ class Registry:
         if viewer is None:
             if len(self._viewers) >= 10_000:
                 self._viewers.clear()
-            viewer = self._viewers[caller.digest] = Viewer(caller, self.origin)
+            viewer = self._viewers[caller.digest] = Viewer(caller, self._own_dids())
         return viewer
 
     def get(self, caller: Caller, uid: str) -> Service:
@@ -159,7 +159,7 @@ class Registry:
         """What `uid` names where that is not simply a service: `ID@DID` is the claim of one origin. Raises Problem
         (404; 409 where several origins claim it and this node resolves it to none)."""
         bare, at, origin = uid.partition("@")
-        claim = self.catalog.claim(bare, origin) if at else None
+        claim = self._claim(bare, origin) if at else None
         viewer = self.viewer(caller)
         if claim is not None and viewer.sees(claim):
             return claim
@@ -168,6 +168,19 @@ class Registry:
             if claims:
                 raise ambiguous(uid, claims)
         raise not_found(uid)
+
+    def _own_dids(self) -> list[str]:
+        return [self.origin, *self.sync.former(self.sync.replica.origin)]
+
+    def _claim(self, uid: str, origin: str) -> Service | None:
+        """What `origin` (a DID) says under `uid`, or the key that stands in its place now."""
+        claim = self.catalog.claim(uid, origin)
+        if claim is None:
+            try:
+                claim = self.catalog.claim(uid, did(self.sync.successions.latest(parse_did(origin))))
+            except DidError:
+                pass
+        return claim
 
     def shows(self, caller: Caller, uid: str, origin: str) -> bool:
         """Whether `caller` may see what the node `origin` (its DID) says under `uid`."""

@@ -142,7 +142,7 @@ class Reshowing:
             held = catalog.claim(uid, service.origin)
             if held is not None and not service.foreign:
                 service.live_from(held)
-            catalog.put(service, now)
+            catalog.put(service, now, self._sync.former(origin))
             if held is None and not service.foreign:
                 self._sync.on_adopted(service)
         else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from federation.identity import NodeKey
     from federation.mesh import Mesh
     from federation.peer_node import PeerNode
@@ -49,6 +51,9 @@ class Node(Protocol):
     settings: Settings
     key: NodeKey
     did: str
+    first_key: bytes
+    next_key: bytes
+    change_key: Callable[[str], object] | None
     name: str
     version: str
     started_ms: int

@@ -71,8 +71,11 @@ class Issued:
 class Auth:
     """The tokens of one node. Made by `open`."""
 
-    def __init__(self, store: TokenStore, did: str, issuers: Iterable[IssuerConfig] = ()) -> None:
-        """`did`: the node's `did:key`. Raises ScopeError, or ValueError where an issuer calls itself this node."""
+    def __init__(
+        self, store: TokenStore, did: str, issuers: Iterable[IssuerConfig] = (), former: Iterable[str] = ()
+    ) -> None:
+        """`did`: the node's `did:key`; `former`: those that it had before, whose tokens are
+        good still. Raises ScopeError, or ValueError where an issuer calls itself this node."""
         self.did = did
         self.on_revoked: list[Callable[[str], None]] = []
         """Called with the `jti` of each token that is revoked."""
@@ -84,7 +87,7 @@ class Auth:
         self._cache: dict[str, Caller] = {}
         self._issuers: dict[str, OutsideIssuer] = {}
         self._admin_exp = 0
-        self._verifier = Verifier(did, self._keys, self._issuers, self._revoked)
+        self._verifier = Verifier((did, *former), self._keys, self._issuers, self._revoked)
         self._log = structlog.get_logger("kosreg.auth")
         for one in issuers:
             if one.iss == did:
@@ -92,9 +95,11 @@ class Auth:
             self._issuers[one.iss] = OutsideIssuer(one.iss, one.jwks, one.scopes)
 
     @classmethod
-    async def open(cls, store: TokenStore, did: str, issuers: Iterable[IssuerConfig] = ()) -> Auth:
+    async def open(
+        cls, store: TokenStore, did: str, issuers: Iterable[IssuerConfig] = (), former: Iterable[str] = ()
+    ) -> Auth:
         """Reads keys and tokens; makes the first token key. Raises what the store raises."""
-        auth = cls(store, did, issuers)
+        auth = cls(store, did, issuers, former)
         for key in sorted(await store.token_keys(), key=lambda k: k.created):
             auth._take_key(store.unseal(key.sealed))
         for row in await store.tokens():

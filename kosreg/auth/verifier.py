@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -36,12 +36,12 @@ class Verifier:
 
     def __init__(
         self,
-        did: str,
+        dids: Sequence[str],
         keys: Mapping[str, OKPKey],
         issuers: Mapping[str, OutsideIssuer],
         revoked: Collection[str],
     ) -> None:
-        self._did = did
+        self._did, self._dids = dids[0], frozenset(dids)
         self._keys = keys
         self._issuers = issuers
         self._revoked = revoked
@@ -59,7 +59,7 @@ class Verifier:
         typ = _typ(token)
         iss = claims.get("iss")
         issuer = self._issuers.get(iss) if isinstance(iss, str) else None
-        if issuer is None and iss != self._did:
+        if issuer is None and not (isinstance(iss, str) and iss in self._dids):
             raise JoseRefused("the token comes from an issuer that this node does not know (iss)")
         if typ != TYP and not (issuer is not None and typ == "jwt"):
             raise JoseRefused(f"this is no access token: its typ is not {TYP}")
@@ -67,7 +67,7 @@ class Verifier:
         if key is None:
             raise JoseRefused("the token names a key that is none of its issuer's token keys (kid)")
         aud = claims.get("aud")
-        if aud != self._did and not (isinstance(aud, list) and self._did in aud):
+        if self._dids.isdisjoint(word for word in (aud if isinstance(aud, list) else [aud]) if isinstance(word, str)):
             raise JoseRefused("the token is meant for another node (aud)")
         exp = _times(claims, now, outside=issuer is not None)
         jti, sub = claims.get("jti"), claims.get("sub")

@@ -151,10 +151,11 @@ async def _source(cli: Cli) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def _directory(cli: Cli) -> AsyncIterator[Any]:
-    from federation.identity import NODE_KEY_FILE, KeyFileError, load
+    from federation.identity import NODE_KEY_FILE, KeyFileError, did_of, load
     from kosreg import audit
     from kosreg.config import ConfigError
     from kosreg.config import load as load_settings
+    from kosreg.key_change import first_key
     from kosreg.store import Store, StoreError
 
     try:
@@ -165,11 +166,12 @@ async def _directory(cli: Cli) -> AsyncIterator[Any]:
         raise Refusal(f"no node runs here, and its log cannot be read: {error}") from None
     try:
         head = await store.audit_head()
+        node = did_of(await first_key(store))
 
         async def read(after: int, most: int) -> dict[str, Any]:
             links = await store.audit(after=after, most=most)
             return {
-                "node": key.did,
+                "node": node,
                 "records": [audit.shown(link) for link in links],
                 "head": None if head is None else {"seq": head[0], "hash": head[1].hex()},
             }

@@ -255,7 +255,7 @@ async def check_store(known: Examination) -> AsyncIterator[Finding]:
         store = await Store.open(url, known.key.public, known.key.derive("store"), readonly=True)
         try:
             damages = await store.verify()
-            broken = [] if damages else await _broken_chain(store, known.key.public)
+            broken = [] if damages else await _broken_chain(store)
         finally:
             await store.close()
     except StoreError as error:
@@ -273,10 +273,12 @@ async def check_store(known: Examination) -> AsyncIterator[Finding]:
         yield Finding("store", "good", f"{file} is sound ({size // 1024} KiB)")
 
 
-async def _broken_chain(store: Store, node: bytes) -> list[Fault]:
+async def _broken_chain(store: Store) -> list[Fault]:
     """What is wrong with the chain of audit records. Looked at twice, since the node may write one meanwhile."""
     from kosreg.audit import faults
+    from kosreg.key_change import first_key
 
+    node = await first_key(store)
     for _ in range(2):
         if not (found := [fault async for fault in faults(store, node)]):
             return []

@@ -11,6 +11,7 @@ from kosreg.cli import (
     doctor,
     federation,
     joining,
+    key,
     lab,
     nearby,
     peers,
@@ -34,6 +35,7 @@ app.add_typer(services.app, name="services")
 app.add_typer(tokens.app, name="token")
 app.add_typer(peers.app, name="peers")
 app.add_typer(federation.app, name="federation")
+app.add_typer(key.app, name="key")
 app.add_typer(audit.app, name="audit")
 app.add_typer(lab.app, name="lab")
 running.add_to(app)

@@ -262,6 +262,8 @@ def show(cli: Cli, peer: Peer) -> None:
             ("version", _of(told, "tells").get("version")),
             ("trusted since", _moment(told.get("added"))),
             ("revoked", _moment(told.get("revoked"))),
+            ("former keys", told.get("former")),
+            ("frozen", "its keys are in two hands; see the log" if told.get("frozen") else None),
             ("certified by", told["roots"]),
             ("may bring", ", ".join(scope["classes"]) or "nothing"),
             ("types", scope["types"]),
@@ -353,7 +355,14 @@ def _short(fingerprint: str) -> str:
     return fingerprint[:9]
 
 
-_STYLES = {"up": "green", "revoked": "red", "backoff": "yellow", "connecting": "yellow", "waiting": "yellow"}
+_STYLES = {
+    "up": "green",
+    "revoked": "red",
+    "frozen": "red",
+    "backoff": "yellow",
+    "connecting": "yellow",
+    "waiting": "yellow",
+}
 
 
 def _alive(node: Mapping[str, Any]) -> str | None:
@@ -366,6 +375,8 @@ def _alive(node: Mapping[str, Any]) -> str | None:
 def _state(peer: Mapping[str, Any]) -> str:
     if peer.get("revoked"):
         return "revoked"
+    if peer.get("frozen"):
+        return "frozen"
     if peer["role"] == "root":
         return "trusted"
     return str(_of(peer, "link").get("state") or "no link")

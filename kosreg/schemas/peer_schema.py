@@ -183,6 +183,10 @@ class PeerOut(TypedDict):
     revoked: NotRequired[Annotated[str, Field(description="Since when; absent: it is trusted.")]]
     node: NotRequired[Annotated[AliveOut, Field(description="Whether it lives, by the beacons of all nodes.")]]
     tells: NotRequired[TellsOut]
+    former: NotRequired[Annotated[list[str], Field(description="The keys in whose place it stands, newest first.")]]
+    frozen: NotRequired[
+        Annotated[bool, Field(description="It was succeeded twice: nothing new is taken from it until it is restored.")]
+    ]
     link: NotRequired[LinkOut]
     quota: NotRequired[Annotated[QuotaOut, Field(description="Absent before the first link.")]]
     sync: NotRequired[SyncOut]

@@ -32,6 +32,7 @@ from kosreg.store.rows import (
     StoreStats,
     TokenKey,
     TokenRow,
+    TrustChange,
     entry_is_sound,
     row_checksum,
     row_name,
@@ -168,6 +169,19 @@ class Store(TrustTables):
         if self._writer is not None:
             await self._writer.close(within_s)
         await self._backend.close()
+
+    async def change_key(self, origin: bytes, wrap_key: bytes, batch: Batch, change: TrustChange) -> None:
+        """In one commit: from now on it is the store of `origin`, whose `wrap_key` unlocks it; and `batch`, and
+        `change`. Then it is to be closed. Raises StoreError."""
+        sealed = bytes(SecretBox(wrap_key).encrypt(self._box.encode()))
+        values = [meta_values(_ORIGIN, origin), meta_values(_STORE_KEY, sealed)]
+        ops = [*self._trust_ops(change), Op(self._statements.put_meta, values)]
+        rows = len(batch.rows) + sum(len(op.rows) for op in ops)
+        await self._submit(batch, ops, rows, batch.weight() + 400 * rows)
+
+    async def metas(self, beginning: str) -> dict[str, bytes]:
+        """The numbers of the node whose names begin so."""
+        return {key: value for key, value in await self._all(MetaRow) if key.startswith(beginning)}
 
     # --- entries --------------------------------------------------------------------------------------------
 

@@ -41,6 +41,12 @@ class TrustTables(ABC):
         """Commits all of `change`, or raises StoreError and keeps nothing of it. A link of the audit chain whose number
         is taken is refused (StoreRefused).
         """
+        ops = self._trust_ops(change)
+        rows = sum(len(op.rows) for op in ops)
+        weight = 400 * rows + sum(len(link.record) for link in change.audit)
+        await self._submit(None, ops, rows, weight)
+
+    def _trust_ops(self, change: TrustChange) -> list[Op]:
         made = self._statements
         ops = [
             Op(made.put_anchor, [_anchor_values(anchor) for anchor in change.anchors]),
@@ -56,10 +62,7 @@ class TrustTables(ABC):
         if change.audit:
             last = change.audit[-1]
             ops.append(Op(made.put_meta, [meta_values(AUDIT_HEAD, last.seq.to_bytes(8, "big") + last.hash)]))
-        ops = [op for op in ops if op.rows]
-        rows = sum(len(op.rows) for op in ops)
-        weight = 400 * rows + sum(len(link.record) for link in change.audit)
-        await self._submit(None, ops, rows, weight)
+        return [op for op in ops if op.rows]
 
     async def anchors(self) -> list[Anchor]:
         """In the order in which they were added."""

@@ -288,6 +288,8 @@ async def _(walk: Walk) -> Any:
 @judge("GET", "/api/federations")
 @judge("GET", "/api/federations/{did}/certificates")
 @judge("POST", "/api/node/claim")
+@judge("GET", "/api/key")
+@judge("POST", "/api/key/rotate")
 async def _(walk: Walk) -> Any:
     """Whom the node trusts is for admins alone."""
     peer = f"/api/peers/{walk.node.did}"
@@ -296,7 +298,7 @@ async def _(walk: Walk) -> Any:
         ("GET", peer), ("DELETE", peer), ("POST", f"{peer}/restore"), ("GET", "/api/audit"),
         ("GET", "/api/peers/invites"), ("POST", "/api/peers/invites"), ("POST", "/api/peers/join"),
         ("POST", "/api/peers"), ("POST", "/api/certs"), ("POST", "/api/node/claim"), ("GET", "/api/federations"),
-        ("GET", f"/api/federations/{walk.node.did}/certificates"),
+        ("GET", f"/api/federations/{walk.node.did}/certificates"), ("GET", "/api/key"), ("POST", "/api/key/rotate"),
     ):  # fmt: skip
         status, _, body = await walk.eve.see(method, path, {} if method == "POST" else None)
         assert status == 403, (method, path)
