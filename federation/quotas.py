@@ -164,6 +164,9 @@ class Quotas:
         """Why `entry`, whose signature holds, is not taken: what it shares with others is full, and it would make it
         more. Its origin is frozen then. "" where it may be taken: the bounds of its own are looked at when it landed.
         """
+        self._catch_up(now_ms)  # what was merged a moment ago is not told by `landed` at once
+        if self.frozen and (why := self.refusal(entry)):
+            return why
         if not self._budget.full or self._holdings is None or entry.origin == self._own:
             return ""
         tree, held = tree_of(entry), self._get(entry.key)
