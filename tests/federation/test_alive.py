@@ -102,7 +102,7 @@ async def test_all_others_say_what_became_of_a_node(lab: Callable[..., Lab], siz
         }
 
         nodes.isolate(first)  # its packets are lost, and nobody is told
-        await reads(others, "offline", 11)
+        await reads(others, "offline", 10)
         there = (await first.call("GET", f"/api/services/s-of-{others[0].name}")).object()
         if size == 2:  # of two nobody can say whose the cut is
             await asyncio.wait_for(until_status(first, others[0], "offline"), 5)

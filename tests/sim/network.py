@@ -281,7 +281,8 @@ class Network:
         if link.dead or process is None or process.links.get(source.node.key.public) is not link:
             return
         if target.bad and message["t"] == "entries":
-            some = [self.oracle.by_raw.get(raw) for raw in message["entries"]]  # type: ignore[attr-defined]
+            raws = message.get("entries")
+            some = [self.oracle.by_raw.get(raw) for raw in raws] if isinstance(raws, list) else []
             target.heard.update((entry.id, entry) for entry in some if entry is not None)
         process.receive(source.node.key.public, message)
 
