@@ -31,9 +31,9 @@ from kosreg.foreign import labels
 from kosreg.key_change import say_again
 from kosreg.klp_registry_sync import RegistrySync
 from kosreg.members import Members
-from kosreg.membership import Membership
 from kosreg.nearby import Nearby
 from kosreg.node_entries import NodeEntries
+from kosreg.own_federation import OwnFederation
 from kosreg.quota_views import part_name
 from kosreg.relay import Relay
 from kosreg.settings import FederationSettings
@@ -112,7 +112,7 @@ class Federation:
         self.mesh: Mesh
         self.peer_node: PeerNode
         self.nearby: Nearby
-        self.membership = Membership(trust, sync, store, wall_ms)
+        self.own_federation = OwnFederation(trust, sync, store, wall_ms)
         self.members = Members(trust, sync, store, wall_ms)
         self.node_entries: NodeEntries
         self.heirs: heirs_.Heirs
@@ -139,7 +139,7 @@ class Federation:
         self.trust.expire(self._wall_ms())  # the first look: a clock that jumps before the next one is noticed
         incarnation = await _next_incarnation(self.store, self._wall_ms())
         self.mesh = Mesh(self.sync.replica, self.trust, incarnation, self._bounds)
-        await self.membership.load()
+        await self.own_federation.load()
         await self.members.load()
         listen = self._settings.listen
         self.peer_node = PeerNode(
@@ -242,7 +242,7 @@ class Federation:
     def facts(self) -> dict[str, Any]:
         """`federation`: HOST:PORT or off; `root`: a DID, or None; `peers`: trusted keys; `links`: that are up."""
         listen, port = self._settings.listen, self.peer_node.port
-        root = self.membership.root
+        root = self.own_federation.root
         return {
             "federation": str(listen) if port is None else str(replace(listen, port=port)),
             "root": None if root is None else did_of(root),
@@ -284,7 +284,7 @@ class Federation:
         while seen != self.trust.version:
             seen = self.trust.version
             try:
-                await self.membership.look()
+                await self.own_federation.look()
             except StoreError as error:
                 log.warning("the internal entries are not moved yet", error=str(error))
         await self._say()

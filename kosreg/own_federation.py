@@ -26,10 +26,10 @@ ROOT = "federation_root"  # meta: 32 bytes
 KINDS = ("service", "status")
 SLICE = 100  # entries moved between two turns of the loop
 
-log = structlog.get_logger("kosreg.membership")
+log = structlog.get_logger("kosreg.own_federation")
 
 
-class Membership:
+class OwnFederation:
     """`root`: of the federation that internal means here, 32 bytes; None while there is none."""
 
     def __init__(self, trust: Trust, sync: RegistrySync, store: Store, wall_ms: Callable[[], int]) -> None:
