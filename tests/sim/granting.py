@@ -58,7 +58,9 @@ class Grants:
         subject = random.choice(delegates) if delegates and random.random() < 0.3 else member.key
         issuer = random.choice([root, root, *(key for key in delegates if key is not subject)])
         granted = random.random() < 0.6
-        if granted and subject is member.key:
+        if delegates and random.random() < 0.15:  # one that means another federation, or none that there is
+            root = random.choice([*scene.roots, *scene.keys])
+        elif granted and subject is member.key:
             scene.of[member.name] = root
         if not delegates:
             self._issue(root, issuer, subject, granted=granted)
