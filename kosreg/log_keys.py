@@ -44,6 +44,7 @@ LOG_KEYS: Final[Mapping[str, str]] = MappingProxyType(
         "offline_since": "since when a service is offline, ms since 1970",
         "actor": "who decided: a token's subject, or a peer",
         "action": "what was decided",
+        "old": "the key that was changed for another",
         "peer": "another node's key",
         "root": "the root key of a federation",
         "alert": "which kind of alert",
