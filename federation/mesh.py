@@ -54,6 +54,8 @@ class Beliefs(Chained, Protocol):
 
     def over(self) -> Iterable[bytes]: ...
 
+    def is_over(self, key: bytes) -> bool: ...
+
     def learn(self, entry: Entry) -> bool: ...
 
     def learn_all(self, entries: Iterable[Entry]) -> None: ...
@@ -272,7 +274,7 @@ class Mesh:
     # Partitions
 
     def _believes(self, key: bytes, now_ms: int) -> bool:
-        return self.trust.admits(key, Class.PUBLIC, None, "node", now_ms)
+        return not self.trust.is_over(key) and self.trust.admits(key, Class.PUBLIC, None, "node", now_ms)
 
     def _may_know(self, peer: bytes, key: bytes) -> bool:
         pair = self.pairs.get(peer)

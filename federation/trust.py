@@ -123,6 +123,10 @@ class Trust:
         """Keys that others stand for, of which something counts here: that they do."""
         return {said.old for said in self.successions.successions()}
 
+    def is_over(self, key: bytes) -> bool:
+        """Whether another key stands in its place: then there is no node with it."""
+        return self.successions.is_over(key)
+
     # What certificates say
 
     def learn(self, entry: Entry) -> bool:

@@ -315,6 +315,7 @@ class RegistrySync:
         if entry.origin == self.replica.origin:
             body = cast("dict[str, object]", body_of(entry) or {})
             service = Service(entry.name, self.origin, entry.cls, body, seq, entry if later else None)
+            service.former = self.successions.former(entry.origin)
             if status is not None:
                 restore(service, cast("dict[str, object]", fact_of(status).body or {}))
             return service
@@ -324,6 +325,7 @@ class RegistrySync:
         if foreign is None:
             self.not_shown += 1
             return None
+        foreign.former = self.successions.former(entry.origin)
         foreign.away = self.homes.away(foreign.origin)
         if status is not None:
             set_status(foreign, status)

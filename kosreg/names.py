@@ -91,6 +91,6 @@ def proof_of(service: Service, now_ms: int) -> OwnerProof | None:
     if not isinstance(text, str):
         return None
     try:
-        return check_proof(proof_bytes(text), service.uid, parse_did(service.origin), now_ms)
+        return check_proof(proof_bytes(text), service.uid, parse_did(service.origin), now_ms, service.former)
     except (ProofError, ValueError):
         return None

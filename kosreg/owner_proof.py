@@ -10,6 +10,7 @@ No I/O, no clock: the time comes in. A signature is checked once and remembered 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -65,14 +66,15 @@ def read_proof(raw: bytes) -> OwnerProof | None:
     return OwnerProof(owner, service_id, origin, move, not_after)
 
 
-def check_proof(raw: bytes, service_id: str, origin: bytes, now_ms: int) -> OwnerProof:
-    """The proof in `raw` if it is one for `service_id` at the node `origin`, now. Raises ProofError."""
+def check_proof(raw: bytes, service_id: str, origin: bytes, now_ms: int, former: Collection[bytes] = ()) -> OwnerProof:
+    """The proof in `raw` if it is one for `service_id` at the node `origin`, now. `former`: keys that the node had
+    before. Raises ProofError."""
     proof = read_proof(raw)
     if proof is None:
         raise ProofError("is no proof that its key signed: make one with the agent's key, or leave it out")
     if proof.service_id != service_id:
         raise ProofError(f"is for the id {proof.service_id!r}, not {service_id!r}: make one for this id")
-    if proof.origin != origin:
+    if proof.origin != origin and proof.origin not in former:
         raise ProofError(
             f"is for the node {did_of(proof.origin)}, this is {did_of(origin)}: an agent that moves here makes a new "
             "one, with the next move number"

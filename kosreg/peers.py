@@ -306,7 +306,7 @@ class Peers:
             self._trust_changed()
             if not purge:
                 return 0
-            gone: int = await self._purge(key)
+            gone: int = sum([await self._purge(one) for one in (key, *self.trust.successions.former(key))])
             await self.audit.write(actor, "purge", did_of(key), {"entries": gone})
             return gone
 

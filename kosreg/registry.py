@@ -319,8 +319,9 @@ class Registry:
         raw = body.get("owner_proof")
         if raw is None or (held is not None and b'"owner_proof":"' + proof_text(raw).encode() + b'"' in held.head):
             return
+        origin = self.sync.replica.origin
         try:
-            check_proof(raw, uid, self.sync.replica.origin, self._wall_ms())
+            check_proof(raw, uid, origin, self._wall_ms(), self.sync.successions.former(origin))
         except ProofError as error:
             raise Problem.invalid([{"pointer": "/owner_proof", "detail": str(error)}]) from None
 
@@ -349,6 +350,7 @@ class Registry:
         body = dated(body, now, now) if held is None else dated(body, held.created, max(now, held.updated + 1))
         try:
             service = Service(uid, self.origin, cls, body)
+            service.former = self.sync.successions.former(self.sync.replica.origin)
         except TypeError:  # no JSON has it, an integer beyond 64 bits say: signing tells which
             raise refused_entry(self.sync.refusal(Statement("service", uid, cls, body))) from None
         if held is None:

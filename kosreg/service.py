@@ -57,6 +57,7 @@ class Service:
         "digest",
         "entry",
         "expired",
+        "former",
         "head",
         "load",
         "name",
@@ -99,6 +100,7 @@ class Service:
         self.updated = self.created if updated == self.created else updated  # one object for both
         read = get("acl", {}).get("read")
         self.readers: tuple[str, ...] | None = None if read is None else _shared(tuple(read))
+        self.former: tuple[bytes, ...] = ()  # keys that its node had before: an owner's proof may name one of them
         self.entry = entry  # what the head is still to be made of
         self.head: bytes  # the JSON bytes of all that it says, without the closing brace
         if entry is None:

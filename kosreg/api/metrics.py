@@ -57,6 +57,7 @@ TABLE: Final = (
     MetricDoc("kosreg_neighbours", "gauge", "Nodes that are heard on the local network."),
     MetricDoc("kosreg_neighbours_passed", "counter", "Announcements there for which there was no room."),
     MetricDoc("kosreg_frozen", "gauge", "Other nodes that are frozen as over their quota, by part.", ("part",)),
+    MetricDoc("kosreg_successions", "counter", "Successions of keys, by what became of them.", ("what",)),
     MetricDoc("kosreg_quota", "counter", "Freezes, their ends, and entries refused meanwhile.", ("what",)),
     MetricDoc("kosreg_link_events", "counter", "Links and attempts; code: why this node ended one.", ("what", "code")),
     MetricDoc("kosreg_peer_entries", "counter", "Entries that peers sent, by what became of them.", ("what",)),
@@ -203,6 +204,9 @@ class _Snapshot:
         elif name == "kosreg_frozen":
             for part, count in frozen_counts(node.mesh.quotas).items():
                 yield (part,), count
+        elif name == "kosreg_successions":
+            for what in ("followed", "refused", "forked"):
+                yield (what,), node.trust.successions.counts[what]
         elif name == "kosreg_quota":
             for what in ("frozen", "reopened", "refused"):
                 yield (what,), node.mesh.quotas.counts[what]
