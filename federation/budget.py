@@ -16,6 +16,7 @@ from federation.chain import Chain
 from federation.grant import Certificate
 from federation.identity import did_of
 from federation.partitions import Usage
+from federation.succession import Successions
 from federation.trust import Anchor, Role
 
 _NOTHING: Final = Usage()
@@ -39,6 +40,9 @@ class Chained(Protocol):
 
     @property
     def version(self) -> int: ...
+
+    @property
+    def successions(self) -> Successions: ...
 
     def anchors(self) -> Mapping[bytes, Anchor]: ...
 
@@ -161,6 +165,7 @@ class Budget:
         return self.bounds.below_records if number is None else number, self.bounds.below_bytes
 
     def _ways(self, origin: bytes, now_ms: int) -> Iterator[_Way]:
+        origin = self._trust.successions.latest(origin)
         anchor = self._trust.anchors().get(origin)
         if anchor is not None and anchor.role is Role.PEER and anchor.revoked is None:
             yield _Way(anchor.scope.records, ())
@@ -171,6 +176,7 @@ class Budget:
 
     def _place(self, origin: bytes, known: _Charged) -> None:
         known.version = self._trust.version
+        origin = self._trust.successions.latest(origin)  # what a key said that was succeeded counts where its heir does
         chains = tuple(self._trust.chains_to(origin))
         numbers = [cert.scope.records for cert in self._trust.certificates_of(origin).values()]
         if (anchor := self._trust.anchors().get(origin)) is not None:

@@ -8,15 +8,16 @@ import pytest
 
 from crdt.entry import Class, Fact
 from federation import messages
-from federation.budget import Bounds
+from federation.budget import Bounds, Budget
 from federation.cose import sign_entry
 from federation.effects import QuotaChanged
 from federation.identity import NodeKey
 from federation.messages import Message
-from federation.partitions import PUBLIC_FACTS
+from federation.partitions import PUBLIC_FACTS, Usage
 from federation.quotas import FIRST_WAIT_MS, GRACE_MS, Part
-from federation.trust import Anchor, Role, Scope, issue_cert
+from federation.trust import Anchor, Role, Scope, Trust, issue_cert
 from tests.unit.meshes import LIFE, MEMBER, NOW, ROOT, Net, Node, full, line
+from tests.unit.test_succession import NEXT, OLD, node_entry, rotated
 
 SMALL = Bounds(records=10, bytes=100_000, entries_per_s=1_000, keys=8, below_records=30, below_bytes=300_000)
 PUBLIC = frozenset({Class.PUBLIC})
@@ -468,3 +469,26 @@ def test_how_much_is_held_is_told_to_those_alone_who_may_hold_it() -> None:
     assert net.said["quota.told"] == before
     net.do(b, b.mesh.received(c.key.public, {"t": "quota.ask", "origin": b.key.public, "trust": False}, net.now))
     assert net.said["quota.told"] == before + 1
+
+
+def test_what_an_old_key_holds_counts_where_its_heir_does() -> None:
+    """Else a key that is succeeded again and again would get room each time."""
+    made = Trust(NodeKey(b"\x01" * 32).public)
+    made.put(Anchor(ROOT.public, Role.ROOT, scope=MEMBER))
+    delegate = NodeKey(b"\xd0" * 32)
+    for cert in (
+        issue_cert(ROOT, delegate.public, now_ms=NOW, depth=1),
+        issue_cert(delegate, OLD.public, federation=ROOT.public, now_ms=NOW),
+    ):
+        made.learn(cert)
+    budget = Budget(made, SMALL)
+    budget.charge(OLD.public, Usage(20, 20))
+    for entry in (node_entry(OLD, NEXT), rotated()):
+        made.learn(entry)
+    budget.refresh()
+    assert made.successions.latest(OLD.public) == NEXT.public
+    grown = Usage(10, 10)
+    assert budget.over(NEXT.public, grown, grown, NOW) == ""
+    assert budget.charge(NEXT.public, grown) == grown
+    one = Usage(1, 1)
+    assert "may have 30" in budget.over(delegate.public, one, one, NOW)
