@@ -21,8 +21,8 @@ from federation import messages
 from federation.cose import decode_entry, sign1
 from federation.envelope import MAX_FRAME
 from federation.identity import NodeKey, did_of, parse_did
-from federation.messages import MAX_IDS, Round
-from federation.pair import MAX_WANTS
+from federation.messages import MAX_IDS, MAX_KEYS, Round
+from federation.pair import MAX_ORIGINS, MAX_TREES, MAX_WANTS
 from federation.partitions import PUBLIC_FACTS, internal
 from federation.reconciler import LIMITS, SESSIONS
 from federation.session import VERSIONS
@@ -121,6 +121,18 @@ async def test_who_asks_without_reading_the_answers_loses_the_link(site: Site) -
     async with site.meets() as hostile:
         wants = [messages.want(number, list(_ids(10)), graft=True) for number in range(20 * MAX_WANTS)]
         await hostile.say(*wants)
+        await hostile.is_closed("too-much")
+        await until(lambda: refused_for(site, hostile, "link closed: too-much", 1))
+
+
+@pytest.mark.parametrize("what", ["origins", "trees"])
+async def test_who_names_more_than_a_link_may_loses_it(site: Site, what: str) -> None:
+    """Each origin, and each tree, that it says it would take has to be remembered."""
+    async with site.meets() as hostile:
+        rounds = MAX_ORIGINS // MAX_KEYS + 1 if what == "origins" else MAX_TREES + 1
+        for _ in range(rounds):
+            keys, tree = (_ids(MAX_KEYS), PUBLIC_FACTS) if what == "origins" else ((), internal(os.urandom(32)))
+            await hostile.say(*messages.admits(tree, keys, (), fresh=False))
         await hostile.is_closed("too-much")
         await until(lambda: refused_for(site, hostile, "link closed: too-much", 1))
 
