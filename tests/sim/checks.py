@@ -328,7 +328,7 @@ def _is_bounded(node: SimNode) -> None:
     waiting = {
         "landing": len(process.mesh._judge.landing),
         "flight": len(process.replica._flight),
-        "work": process.mesh._turns.peers,
+        "work": sum(not node.network.nodes[peer].bad for peer in process.mesh._turns._tasks),
         "missing": len(process.mesh._broadcast._missing),
     }
     if any(waiting.values()):

@@ -350,7 +350,8 @@ class Process:
             for pair in pairs
             if not self.node.network.nodes[pair.peer].bad
         )
-        return not (asks or self._waiting or self._syncing or self.mesh.busy)
+        works = any(not self.node.network.nodes[peer].bad for peer in self.mesh._turns._tasks)
+        return not (asks or works or self._waiting or self._syncing)
 
 
 def _statement(statement: Statement) -> str:
