@@ -87,6 +87,7 @@ class Membership:
         self.incarnation = incarnation
         self.yielded = False  # another node has this key, and goes on
         self.level = incarnation // LEVEL  # the highest that was claimed for this key
+        self._claiming = 0  # what this node claims, while that is not on disk
         self.reach = Reachability(key.public)
         self.counts: Counter[str] = Counter()
         self._key = key
@@ -217,9 +218,18 @@ class Membership:
         news = beacon.has_news(None if known is None else known.beacon)
         if known is None:
             self._order = None
+        elif known.beacon.incarnation < beacon.incarnation:
+            self._is_back(beacon.origin)
         if news:
             self._judge_ms = 0
         self.reach.put(Lease(beacon, now_ms, news, rate))
+
+    def _is_back(self, origin: bytes) -> None:
+        """It has started again: that it refused to be dialled is over."""
+        lost = self._lost.get(origin)
+        if lost is not None and lost.refused:
+            lost.refused = False
+            self._due_ms = 0
 
     def _pass_on(self, source: bytes, lease: Lease) -> Iterator[Effect]:
         for peer, near in self._links.items():
@@ -363,17 +373,22 @@ class Membership:
         beacon = read_beacon(raw)
         if self.yielded or beacon is None or beacon.origin != self._own or not is_signed(beacon):
             return []
-        if beacon.order <= (self.incarnation, self._seq):
+        if beacon.order <= (self.incarnation, self._seq) or beacon.incarnation < self._claiming:
             return []
         self.level = beacon.incarnation // LEVEL
         if self.level > self.incarnation // LEVEL:
             self.yielded = True
             return [Alert("twin", _YIELDS, ()), Twin(None)]
-        return [Alert("twin", _CLAIMS, ()), Twin(self.claim())]
+        self._claiming = self.claim()
+        return [Alert("twin", _CLAIMS, ()), Twin(self._claiming)]
 
     def claim(self) -> int:
         """An incarnation that is above all that any node with this key was heard to have."""
         return (self.level + 1) * LEVEL + self.incarnation % LEVEL
+
+    def not_claimed(self) -> None:
+        """The claim could not be put on the disk: the next beacon of the other node asks again."""
+        self._claiming = 0
 
     def claimed(self, incarnation: int, now_ms: int) -> list[Effect]:
         """The claim is on disk."""

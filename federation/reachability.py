@@ -23,6 +23,7 @@ from federation.beacon import MAX_NEIGHBOURS, SHORT, Beacon
 from federation.effects import NodeChanged, NodeState, Word
 
 DOUBT_MS: Final = 1_000  # no way leads to a node, and nothing proves that it is gone
+RETURN_MS: Final = 5_000  # the same of a node that said that it comes back, and did
 STOPS_MS: Final = 60_000  # that a node which stops may take to come back
 GRACE_MS: Final = 30_000  # to hear of a node for the first time
 RECENT_MS: Final = 30_000
@@ -167,7 +168,7 @@ class Reachability:
             for origin in reached
             if (lease := self.leases.get(origin)) is not None
             for short in lease.beacon.gone
-            if (key := self._by_short.get(short)) is not None
+            if (key := self._by_short.get(short)) is not None and lease.came_ms > self.leases[key].came_ms
         }
 
     def _without_way(self, origin: bytes, now_ms: int) -> _Found | None:
@@ -187,7 +188,8 @@ class Reachability:
                 return Word.UP, ""  # somebody may hear it whom this node does not know
         if state is not None and state.word is Word.UNREACHABLE:
             return None
-        if now_ms - self._doubt.setdefault(origin, now_ms) < DOUBT_MS:
+        back = state is not None and state.word is Word.RESTARTING  # its links come one after the other
+        if now_ms - self._doubt.setdefault(origin, now_ms) < (RETURN_MS if back else DOUBT_MS):
             return None
         return Word.UNREACHABLE, NO_WAY
 

@@ -219,6 +219,7 @@ class Federation:
         try:
             await self._keep(twin.claim)
         except StoreError as error:
+            self.mesh.membership.not_claimed()
             log.warning("the node's key is not claimed yet", error=str(error))
         else:
             self.peer_node.claim(twin.claim)

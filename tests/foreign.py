@@ -15,6 +15,7 @@ from kosreg.node import Node
 from kosreg.owner_proof import make_proof
 from kosreg.store import TrustChange
 from kosreg.times import now_ms
+from tests.harness import until
 
 RELAY = b"\x51" * 32  # the peer that brings them
 
@@ -90,3 +91,4 @@ async def believe(node: Node, *origins: Origin) -> None:
     for anchor in anchors:
         node.trust.put(anchor)
     node.federation.trust_changed()
+    await until(lambda: node.replica.map.group(node.key.public, "node", ""))  # what it says of itself is on disk

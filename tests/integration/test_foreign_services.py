@@ -274,7 +274,7 @@ async def test_what_is_no_record_is_held_and_not_shown(node: Node, bob: Client) 
     entries += [A.entry("service", 'x","y":"', {"name": "n", "type": "agent"}), A.service("good", future={"a": 1})]
     await feed(node.sync, *entries, A.entry("status", "good", {"status": ["?"]}), A.entry("unheard-of", "x", {}))
     assert list(await ids(bob)) == ["good"]
-    assert len(node.replica.map) == len(entries) + 2 + 1  # and what this node says of itself
+    assert len(node.replica.map) == len(entries) + 2 + 2  # and what this node says of itself: a record and a node entry
     assert (await bob.get("/api/services/good"))[1]["status"] == "active"
 
 
