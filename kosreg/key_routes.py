@@ -37,6 +37,12 @@ async def show_key(call: Call) -> Reply:
 
 async def change_key(call: Call) -> Reply:
     node = call.app
+    if node.sync.yielded:
+        raise Problem.of(
+            "conflict",
+            "Another node with this key runs, and this one is quiet. Change the key there; or, if this is the right "
+            "one, stop the other and run `kosreg doctor --claim` here first.",
+        )
     if node.change_key is None:
         raise Problem.of("conflict", "Nobody would start this node again. End it, then run `kosreg key rotate`.")
     node.change_key(call.who.sub)

@@ -259,6 +259,9 @@ class RegistrySync:
             for change in self._merge(persist):
                 if change.kind in SHOWN_KINDS:
                     touched.setdefault((change.origin, change.name), []).append(change)
+            for entry in persist.entries:
+                if not entry.live and entry.kind == "service" and self.successions.former(entry.origin):
+                    touched.setdefault((entry.origin, entry.name), [])  # it may take back what an old key said
             if len(touched) == 1:
                 self._show(*next(iter(touched.items())), first + len(persist.entries) - 1, part)
             elif touched:
@@ -266,9 +269,6 @@ class RegistrySync:
                 for subject in sorted(touched, key=rows.__getitem__):
                     self._show(subject, touched[subject], first + rows[subject], part)
             for entry in persist.entries:
-                if not entry.live and entry.kind == "service" and (former := self.successions.former(entry.origin)):
-                    for key in former:  # what an old key said of it, the new one takes back
-                        self.catalog.remove(entry.name, did(key), self.catalog.journal.next_seq(), persist.at)
                 entry.body = None  # it is shown: 100,000 bodies are too many to keep
             first += len(persist.entries)
 
@@ -282,8 +282,10 @@ class RegistrySync:
             entry = self.replica.map.view(origin, "service", uid, at) if record is None else record.after
             service = None if entry is None else self.service_of(entry, at, seq)
             if service is None:
-                if held is not None:
-                    self.catalog.remove(uid, held.origin, seq, at)
+                said = self.replica.map.group(origin, "service", uid)  # or else it is a status that came first
+                for claimant in (did(origin), *(self.former(origin) if said else ())):
+                    if self.catalog.remove(uid, claimant, seq, at) is not None:
+                        break  # one number, one change
                 return
             if held is None or held.head != service.head:
                 if isinstance(service, ForeignService):

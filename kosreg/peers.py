@@ -220,6 +220,7 @@ class Peers:
             )
         except JoinError as error:
             raise _join_problem(error, line) from error
+        line = replace(line, key=self.trust.successions.latest(line.key))  # it may have been changed since
         async with self._turn:
             self._not_revoked(line.key)
             self._no_root(line.key)

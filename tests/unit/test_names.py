@@ -126,3 +126,28 @@ def test_both_of_our_copies_are_known() -> None:
     assert list(catalog.all_own()) == [own]
     assert [c.origin for c in catalog.claims("t")] == [HOME.did, A.did]
     assert catalog.claim("t", did_of(A.public)) is catalog.get("t")
+
+
+def test_a_proof_for_the_key_that_its_node_had_before_holds() -> None:
+    moved = claim(B, 2)
+    moved.origin = C.did  # the node has changed its key from B to C
+    assert winner(claim(A, 1), moved, holder=A) == A.did
+    moved.former = (B.public,)
+    assert winner(claim(A, 1), moved, holder=A) == C.did
+
+
+@pytest.mark.parametrize("rival", [False, True])
+def test_a_key_that_succeeds_another_has_its_claims_and_its_place_at_once(rival: bool) -> None:
+    catalog = Catalog()
+    old, other, new = claim(A), claim(C), claim(B)
+    old.seq, other.seq, new.seq = 1, 2, 3
+    catalog.put(old, NOW)
+    if rival:
+        catalog.put(other, NOW)
+    told = catalog.put(new, NOW, [A.did])
+    assert told is not None
+    assert (told.event, told.before, told.after) == ("updated", old, new)
+    assert catalog.get("t") is new
+    assert catalog.claim("t", A.did) is None
+    if rival:
+        assert catalog.contested["t"].holder == B.did

@@ -152,6 +152,10 @@ def test_who_was_revoked_stays_revoked() -> None:
     made = trust(Anchor(OLD.public, Role.PEER, revoked=5))
     made.learn(node_entry(OLD, NEXT))
     made.learn(rotated())
+    both = trust(Anchor(OLD.public, Role.PEER, revoked=5), Anchor(NEXT.public, Role.PEER))
+    both.learn(node_entry(OLD, NEXT))
+    both.learn(rotated())
+    assert not believes(both, NEXT)
     assert made.is_revoked(OLD.public)
     assert made.is_revoked(NEXT.public)
     assert not believes(made, NEXT)
@@ -220,6 +224,8 @@ def test_a_row_of_successions_is_followed_from_what_is_pinned() -> None:
     assert known.follow([raws[0], raws[2]]) == []
     stolen = succeed(keys[1], THIEF, OTHER.public, NOW).raw  # the key of the middle, and not the one after it
     assert known.follow([raws[0], stolen]) == []
+    beside = succeed(THIEF, keys[2], keys[3].public, NOW).raw  # names the right key, and is by nobody in the row
+    assert known.follow([raws[0], beside]) == []
     spoilt = raws[1][:-1] + bytes([raws[1][-1] ^ 1])
     assert known.follow([raws[0], spoilt]) == []
 
