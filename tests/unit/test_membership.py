@@ -318,6 +318,26 @@ def test_old_beacons_of_a_dead_node_do_not_wake_it_at_a_node_that_has_just_start
         assert here.word(dead) is not Word.UP
 
 
+def test_a_node_that_comes_back_slowly_is_restarting_until_a_way_leads_to_it() -> None:
+    peer, node = NodeKey.generate(), NodeKey.generate()
+    here = Alone(peer, node)
+    here.opened(peer)
+    here.beacon(peer, said(peer, 1, here.key, node), said(node, 1, peer))
+    here.run(1)
+    here.beacon(peer, said(node, 2, peer, stops=True))
+    here.beacon(peer, make_beacon(peer, (100, 2), here.now, 5, [here.key.public], [node.public]).raw)
+    here.run(1)
+    assert here.word(node) is Word.RESTARTING
+    here.beacon(peer, said(node, 1, peer, incarnation=101))  # peer has not said yet that it hears it
+    for _ in range(4):
+        here.membership.heard(peer.public, here.now)
+        here.run(1)
+        assert here.word(node) is Word.RESTARTING
+    here.beacon(peer, said(peer, 3, here.key, node))
+    here.run(1)
+    assert here.word(node) is Word.UP
+
+
 def test_a_node_that_nobody_has_heard_of_is_unreachable_after_half_a_minute() -> None:
     peer, absent = NodeKey.generate(), NodeKey.generate()
     here = Alone(peer, absent)
