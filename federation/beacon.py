@@ -29,6 +29,8 @@ SHORT: Final = 8  # bytes of a key that stand for it
 MAX_NEIGHBOURS: Final = 256
 MAX_GONE: Final = 64
 MAX_INTERVAL_S: Final = 600
+LEVEL: Final = 1 << 40  # of incarnations: what a claim adds
+MAX_LEVEL: Final = 1 << 20
 _MAX: Final = 1 << 63
 
 Order = tuple[int, int]  # incarnation, seq
@@ -101,7 +103,7 @@ def read_beacon(raw: object) -> Beacon | None:
         return None
     incarnation, seq, at, interval, state = cast(list[int], numbers)
     near, lost = _short_keys(fields.get(5, b""), MAX_NEIGHBOURS), _short_keys(fields.get(6, b""), MAX_GONE)
-    if near is None or lost is None or not 0 < interval <= MAX_INTERVAL_S:
+    if near is None or lost is None or not 0 < interval <= MAX_INTERVAL_S or incarnation // LEVEL > MAX_LEVEL:
         return None
     return Beacon(origin, incarnation, seq, at, interval, near, lost, state == 1, raw)
 

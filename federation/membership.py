@@ -21,7 +21,7 @@ from typing import Final
 from zlib import crc32
 
 from federation.allowance import Allowance
-from federation.beacon import Beacon, is_signed, make_beacon, read_beacon
+from federation.beacon import LEVEL, MAX_LEVEL, Beacon, is_signed, make_beacon, read_beacon
 from federation.effects import Close, Effect, Lane, Send, Twin
 from federation.identity import NodeKey
 from federation.messages import Message
@@ -38,11 +38,11 @@ STALL_MS: Final = 2_000  # a tick that is so late, or early: no time has gone by
 JUDGE_MS: Final = 1_000
 WINDOW: Final = 128  # leases compared in one `beacon.want`
 CHUNK: Final = 8 * 1024  # bytes of beacons in one message
+PIECE: Final = 64  # beacons in one message
 ANSWER: Final = 3 * CHUNK  # … in one answer
 RETRY_MS: Final = 2_000
 TRIES: Final = 5  # questions without an answer, before the comparison is given up
 PRUNES: Final = 256  # keys in one `beacon.prune`
-LEVEL: Final = 1 << 40  # of incarnations: what a claim adds
 
 SHORTEST_S, LONGEST_S, NODES_PER_S = 5, 120, 50  # the interval between two beacons: a 50th of a second for each node
 
@@ -62,6 +62,7 @@ class _Near:
     later: list[bytes] = field(default_factory=list)
     prunes: list[bytes] = field(default_factory=list)
     wants: Allowance = field(default_factory=lambda: Allowance(16, 200))
+    beacons: Allowance = field(default_factory=lambda: Allowance(4_000, 4))
 
 
 @dataclass(slots=True)
@@ -101,7 +102,7 @@ class Membership:
         self._links: dict[bytes, _Near] = {}
         self._lost: dict[bytes, _Lost] = {}
         self._order: list[bytes] | None = None  # of the leases by key, for comparisons
-        self._tick_ms = 0
+        self._seen_ms = 0
         self._judge_ms = 0
         self._asking = 0  # whose turn it is to be asked for what is late
 
@@ -109,6 +110,7 @@ class Membership:
 
     def opened(self, peer: bytes, now_ms: int) -> list[Effect]:
         """A link to `peer` stands."""
+        self._look_at_clock(now_ms)
         self._links[peer] = _Near(now_ms)
         self._lost.pop(peer, None)
         self.reach.linked(peer)
@@ -120,6 +122,7 @@ class Membership:
 
     def closed(self, peer: bytes, now_ms: int) -> None:
         """It is over: the peer is dialled again, or dials, or is gone."""
+        self._look_at_clock(now_ms)
         if self._links.pop(peer, None) is not None and self._believes(peer, now_ms):
             lease = self.reach.leases.get(peer)
             stops = lease is not None and lease.beacon.stops
@@ -129,6 +132,7 @@ class Membership:
 
     def refused(self, peer: bytes, now_ms: int) -> list[Effect]:
         """`peer`, whose link is over, refused to be dialled: nobody listens there any more."""
+        self._look_at_clock(now_ms)
         lost = self._lost.get(peer)
         if lost is None or lost.refused or peer in self._links:
             return []
@@ -137,14 +141,16 @@ class Membership:
         self.reach.refused(peer)
         return [*self._say_soon(now_ms), *self._judge(now_ms)]
 
-    def heard(self, peer: bytes, at_ms: int) -> None:
-        """Some byte came from `peer` at `at_ms`."""
+    def heard(self, peer: bytes, silent_ms: int, now_ms: int) -> None:
+        """The last byte from `peer` came `silent_ms` ago."""
+        self._look_at_clock(now_ms)
         near = self._links.get(peer)
-        if near is not None and at_ms > near.heard_ms:
-            near.heard_ms = at_ms
+        if near is not None:
+            near.heard_ms = max(near.heard_ms, now_ms - silent_ms)
 
     def expect(self, keys: Iterable[bytes], now_ms: int) -> list[Effect]:
         """Trust has changed. `keys`: of whom anything may count now."""
+        self._look_at_clock(now_ms)
         believed = {key for key in keys if key != self._own and self._believes(key, now_ms)}
         for peer in [peer for peer in self._lost if peer not in believed]:
             del self._lost[peer]
@@ -156,6 +162,7 @@ class Membership:
 
     def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]:
         """One of `MESSAGES`."""
+        self._look_at_clock(now_ms)
         near = self._links.get(peer)
         if near is None:
             return []
@@ -175,13 +182,16 @@ class Membership:
 
     def _on_beacons(self, peer: bytes, near: _Near, message: Message, now_ms: int) -> list[Effect]:
         raws, goes_on = message.get("beacons"), message.get("next")
-        if not isinstance(raws, list) or not (goes_on is None or type(goes_on) is bytes):
+        if not isinstance(raws, list) or len(raws) > PIECE or not (goes_on is None or type(goes_on) is bytes):
             return [_malformed(peer)]
         if goes_on is not None and near.cursor is not None and (not goes_on or goes_on > near.cursor):
             near.cursor = goes_on or None
             near.asked_ms = near.tries = 0
         effects: list[Effect] = []
         for raw in raws:
+            if not near.beacons.take(now_ms):
+                self.counts["too many of one peer"] += 1
+                continue
             beacon = read_beacon(raw)
             if beacon is None:
                 return [*effects, _malformed(peer)]
@@ -197,12 +207,12 @@ class Membership:
             if not self._believes(beacon.origin, now_ms):
                 self.counts["not believed"] += 1
                 continue
+            if not is_signed(beacon):  # before it counts as said by that node
+                return [*effects, Close(peer, "bad-beacon", "a beacon is not by the node that it names")]
             rate = Allowance(10, 1_000) if known is None else known.rate
             if not rate.take(now_ms):
                 self.counts["too often"] += 1
                 continue
-            if not is_signed(beacon):
-                return [*effects, Close(peer, "bad-beacon", "a beacon is not by the node that it names")]
             self._take(beacon, known, rate, now_ms)
             effects += self._pass_on(peer, self.reach.leases[beacon.origin])
         return effects
@@ -371,9 +381,11 @@ class Membership:
         nothing more until its admin claims the key for it.
         """
         beacon = read_beacon(raw)
-        if self.yielded or beacon is None or beacon.origin != self._own or not is_signed(beacon):
+        if self.yielded or beacon is None or beacon.origin != self._own:
             return []
         if beacon.order <= (self.incarnation, self._seq) or beacon.incarnation < self._claiming:
+            return []
+        if not is_signed(beacon):
             return []
         self.level = beacon.incarnation // LEVEL
         if self.level > self.incarnation // LEVEL:
@@ -383,8 +395,9 @@ class Membership:
         return [Alert("twin", _CLAIMS, ()), Twin(self._claiming)]
 
     def claim(self) -> int:
-        """An incarnation that is above all that any node with this key was heard to have."""
-        return (self.level + 1) * LEVEL + self.incarnation % LEVEL
+        """An incarnation that is above all that any node with this key was heard to have; or the highest, which who
+        has stolen the key can take: then only another key helps."""
+        return min(self.level + 1, MAX_LEVEL) * LEVEL + self.incarnation % LEVEL
 
     def not_claimed(self) -> None:
         """The claim could not be put on the disk: the next beacon of the other node asks again."""
@@ -399,10 +412,7 @@ class Membership:
 
     def tick(self, now_ms: int) -> list[Effect]:
         """To be called about four times a second."""
-        gone_by = now_ms - self._tick_ms
-        if self._tick_ms and not 0 <= gone_by <= STALL_MS:
-            self._shift(gone_by)
-        self._tick_ms = now_ms
+        self._look_at_clock(now_ms)
         effects: list[Effect] = []
         for peer, near in self._links.items():
             effects += self._look_at(peer, near, now_ms)
@@ -435,6 +445,13 @@ class Membership:
         if near.silent != (quiet >= SILENT_MS):
             near.silent = not near.silent
             self._due_ms = self._judge_ms = 0
+
+    def _look_at_clock(self, now_ms: int) -> None:
+        """To be called before any time is noted: what is noted after a jump must not be moved by it."""
+        gone_by = now_ms - self._seen_ms
+        if self._seen_ms and not 0 <= gone_by <= STALL_MS:
+            self._shift(gone_by)
+        self._seen_ms = now_ms
 
     def _shift(self, ms: int) -> None:
         """`ms` went by in which this node did nothing, or its clock was set: for it they did not."""
@@ -474,7 +491,7 @@ def _messages(peer: bytes, raws: list[bytes], goes_on: bytes | None = None) -> I
     piece: list[bytes] = []
     size = 0
     for raw in raws:
-        if piece and size + len(raw) > CHUNK:
+        if piece and (size + len(raw) > CHUNK or len(piece) == PIECE):
             yield _send(peer, piece)
             piece, size = [], 0
         piece.append(raw)

@@ -122,9 +122,9 @@ class Mesh:
         """`peer` is dialled, and nobody listens there."""
         return self.membership.refused(peer, now_ms)
 
-    def heard(self, peer: bytes, at_ms: int) -> None:
-        """Some byte came from `peer` at `at_ms`, a part of a message perhaps."""
-        self.membership.heard(peer, at_ms)
+    def heard(self, peer: bytes, silent_ms: int, now_ms: int) -> None:
+        """The last byte from `peer`, of a part of a message perhaps, came `silent_ms` ago."""
+        self.membership.heard(peer, silent_ms, now_ms)
 
     def beacon_of(self, peer: bytes) -> bytes:
         """The newest beacon of `peer`, as it travels; b"" where none came."""
@@ -145,7 +145,7 @@ class Mesh:
 
     def received(self, peer: bytes, message: Message, now_ms: int) -> list[Effect]:
         """One message of `peer`. Names that are not known are passed by, trees too: a later node may say more."""
-        self.membership.heard(peer, now_ms)
+        self.membership.heard(peer, 0, now_ms)
         if (name := str(message.get("t"))) in MESSAGES:
             return self.membership.received(peer, message, now_ms)
         pair = self.pairs.get(peer)

@@ -47,7 +47,7 @@ class Engine(Protocol):
     def opened(self, peer: bytes, now_ms: int) -> list[Effect]: ...
     def closed(self, peer: bytes, now_ms: int) -> list[Effect]: ...
     def refused(self, peer: bytes, now_ms: int) -> list[Effect]: ...
-    def heard(self, peer: bytes, at_ms: int) -> None: ...
+    def heard(self, peer: bytes, silent_ms: int, now_ms: int) -> None: ...
     def farewell(self, now_ms: int) -> list[Effect]: ...
     def beacon_of(self, peer: bytes) -> bytes: ...
     def twin(self, beacon: bytes) -> list[Effect]: ...
@@ -143,6 +143,7 @@ class PeerNode:
         self._busy = asyncio.Event()
         self._woke = 0.0
         self._trust_seen = -1
+        self._quiet = False  # another node has this node's key, and goes on
         self._verifier: Verifier | None = None
 
     @property
@@ -183,7 +184,7 @@ class PeerNode:
     def keep(self, peer: bytes, addresses: Sequence[str]) -> None:
         """Keep a link to `peer`: dial these addresses (HOST:PORT), or those that it tells itself (`addresses_of`),
         whenever there is none. Without any it is for the peer to dial."""
-        if peer == self.key.public:
+        if peer == self.key.public or self._quiet:
             return
         if peer in self._diallers:
             self._diallers[peer].redirect(addresses)
@@ -218,6 +219,7 @@ class PeerNode:
 
     async def be_quiet(self) -> None:
         """Another node has this node's key, and that one goes on: no link is kept, dialled or taken."""
+        self._quiet = True
         diallers, self._diallers = list(self._diallers.values()), {}
         await self._connections.stop("twin", STOP_S)
         await asyncio.gather(*(dialler.stop() for dialler in diallers))
@@ -347,7 +349,7 @@ class PeerNode:
                 self.trust_changed()
             wall = self._wall_ms()
             for link in list(self._links.values()):
-                self.mesh.heard(link.peer, wall - int(link.silent_for() * 1000))
+                self.mesh.heard(link.peer, int(link.silent_for() * 1000), wall)
                 if min(link.silent_for(), now - self._woke) > SILENT_S:
                     link.end("silent", f"not a byte in {SILENT_S:.0f} s")
             self._guarded(self.mesh.tick)

@@ -162,13 +162,14 @@ class Reachability:
         return [key for key in self.leases if _may_hear(beacon, key)]  # there may be more than it could name
 
     def _said_gone(self, reached: set[bytes]) -> set[bytes]:
-        """Who refused to be dialled again, as nodes say that can be heard."""
+        """Who refused to be dialled again, as nodes say that can be heard, and that it had named as its neighbours."""
         return {
             key
             for origin in reached
             if (lease := self.leases.get(origin)) is not None
             for short in lease.beacon.gone
-            if (key := self._by_short.get(short)) is not None and lease.came_ms > self.leases[key].came_ms
+            if (key := self._by_short.get(short)) is not None
+            if lease.came_ms > self.leases[key].came_ms and _may_hear(self.leases[key].beacon, origin)
         }
 
     def _without_way(self, origin: bytes, now_ms: int) -> _Found | None:

@@ -88,7 +88,10 @@ class Homes:
             except StoreError as error:  # watchers that resume after the next start may miss this
                 log.warning("write failed", error=str(error))
             for start in range(0, len(names), SLICE):
-                self._show_some(origin, names[start : start + SLICE])
+                try:
+                    self._show_some(origin, names[start : start + SLICE])
+                except Exception:  # a fault of ours must not leave all others as they were
+                    log.exception("task failed", task="homes")
                 await asyncio.sleep(0)
 
     def _show_some(self, origin: str, names: list[str]) -> None:

@@ -189,7 +189,7 @@ class Beacons:
         if target.frozen:
             target.inbox.append((source.name, message))
             return
-        target.membership.heard(source.key.public, target.now)
+        target.membership.heard(source.key.public, 0, target.now)
         target.do(target.membership.received(source.key.public, message, target.now))
 
     def words(self, of: str) -> set[str | None]:

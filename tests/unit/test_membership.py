@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from federation.beacon import make_beacon, read_beacon
+from federation import membership
+from federation.beacon import LEVEL, MAX_LEVEL, make_beacon, read_beacon
 from federation.effects import Close, Lane, NodeChanged, Send, Twin, Word
 from federation.identity import NodeKey
-from federation.membership import LEVEL, Membership
+from federation.membership import Membership
 from federation.messages import Message
 from tests.sim.beacons import START, Beacons
 
@@ -227,7 +228,7 @@ class Alone:
         self.effects: list[object] = list(self.membership.expect(self.keys, self.now))
 
     def hears(self, peer: NodeKey, message: Message) -> list[object]:
-        self.membership.heard(peer.public, self.now)
+        self.membership.heard(peer.public, 0, self.now)
         new = self.membership.received(peer.public, message, self.now)
         self.effects += new
         return list(new)
@@ -267,8 +268,8 @@ def test_a_liar_takes_away_no_link_but_its_own() -> None:
     lie = make_beacon(liar, (100, 2), START, 5, [here.key.public], [victim.public, honest.public])
     here.beacon(liar, lie.raw)
     for seq in range(2, 8):
-        here.membership.heard(honest.public, here.now)
-        here.membership.heard(liar.public, here.now)
+        here.membership.heard(honest.public, 0, here.now)
+        here.membership.heard(liar.public, 0, here.now)
         here.beacon(honest, said(victim, seq, honest))
         here.run(1)
         assert here.word(victim) is Word.UP
@@ -298,11 +299,11 @@ def test_beacons_of_an_earlier_start_change_nothing() -> None:
     here.run(1)
     assert here.word(dead) is Word.UP
     here.beacon(peer, said(peer, 2, here.key))
-    here.membership.heard(peer.public, here.now)
+    here.membership.heard(peer.public, 0, here.now)
     here.run(2)
     assert here.word(dead) is Word.UNREACHABLE
     new = here.beacon(peer, *(said(dead, seq, peer, NodeKey.generate(), incarnation=150) for seq in range(5)))
-    here.membership.heard(peer.public, here.now)
+    here.membership.heard(peer.public, 0, here.now)
     assert not [effect for effect in [*new, *here.run(3)] if isinstance(effect, NodeChanged)]
 
 
@@ -313,7 +314,7 @@ def test_old_beacons_of_a_dead_node_do_not_wake_it_at_a_node_that_has_just_start
     here.beacon(peer, said(peer, 1, here.key))
     for seq in range(40):
         here.beacon(peer, said(dead, seq, NodeKey.generate(), at=START - 86_400_000, incarnation=150))
-        here.membership.heard(peer.public, here.now)
+        here.membership.heard(peer.public, 0, here.now)
         here.run(1)
         assert here.word(dead) is not Word.UP
 
@@ -330,7 +331,7 @@ def test_a_node_that_comes_back_slowly_is_restarting_until_a_way_leads_to_it() -
     assert here.word(node) is Word.RESTARTING
     here.beacon(peer, said(node, 1, peer, incarnation=101))  # peer has not said yet that it hears it
     for _ in range(4):
-        here.membership.heard(peer.public, here.now)
+        here.membership.heard(peer.public, 0, here.now)
         here.run(1)
         assert here.word(node) is Word.RESTARTING
     here.beacon(peer, said(peer, 3, here.key, node))
@@ -508,3 +509,80 @@ def test_its_own_beacons_of_before_are_no_twin() -> None:
     mine = here.membership._said
     assert mine is not None
     assert here.beacon(peer, mine.raw, said(here.key, 10**6, incarnation=START // 1000 - 1)) == []
+
+
+# What a review from a hostile peer's side found
+
+
+def test_after_a_jump_of_the_clock_what_dies_is_dead_though_somebody_spoke_before_the_next_tick() -> None:
+    for hours in (1, -1):
+        peer, node = NodeKey.generate(), NodeKey.generate()
+        here = Alone(peer, node)
+        here.opened(peer)
+        here.beacon(peer, said(peer, 1, here.key, node), said(node, 1, peer))
+        here.run(1)
+        here.now += hours * 3_600_000
+        here.membership.heard(peer.public, 0, here.now)
+        here.beacon(peer, said(peer, 2, here.key, node, at=here.now), said(node, 2, peer, at=here.now))
+        here.run(1)
+        assert {here.word(peer), here.word(node)} == {Word.UP}
+        here.run(9)
+        assert Word.UP not in (here.word(peer), here.word(node))
+
+
+def test_beacons_that_somebody_forges_do_not_silence_the_node_that_they_name() -> None:
+    liar, honest, victim = (NodeKey.generate() for _ in range(3))
+    here = Alone(liar, honest, victim)
+    here.opened(honest)
+    for seq in range(30):
+        here.opened(liar)
+        raw = said(victim, 100 + seq, honest)
+        new = here.beacon(liar, raw[:-1] + bytes([raw[-1] ^ 1]))
+        assert [effect.code for effect in new if isinstance(effect, Close)] == ["bad-beacon"]
+        here.membership.closed(liar.public, here.now)
+    here.beacon(honest, said(victim, 1, honest))
+    assert here.membership.reach.leases[victim.public].beacon.seq == 1
+
+
+def test_what_is_known_or_of_oneself_costs_no_signature_and_one_message_holds_so_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer = NodeKey.generate()
+    here = Alone(peer)
+    here.opened(peer)
+    here.run(1)
+    mine, theirs = said(here.key, 1, peer, incarnation=1), said(peer, 1, here.key)
+    here.beacon(peer, theirs)
+    monkeypatch.setattr(membership, "is_signed", lambda beacon: pytest.fail("a signature was checked"))
+    assert here.beacon(peer, *([mine, theirs] * 32)) == []
+    assert [effect.code for effect in here.beacon(peer, *([mine] * 65)) if isinstance(effect, Close)] == ["malformed"]
+    for _ in range(100):
+        here.beacon(peer, *([mine] * 64))
+    assert here.membership.counts["too many of one peer"] > 0
+
+
+def test_nobody_can_end_a_node_by_the_highest_of_all_incarnations() -> None:
+    peer = NodeKey.generate()
+    here = Alone(peer)
+    here.opened(peer)
+    highest = make_beacon(here.key, ((MAX_LEVEL + 1) * LEVEL - 1, 1 << 62), START, 5, [])
+    assert read_beacon(highest.raw) is not None
+    assert read_beacon(make_beacon(here.key, ((MAX_LEVEL + 1) * LEVEL, 1), START, 5, []).raw) is None
+    here.beacon(peer, highest.raw)
+    assert here.membership.yielded
+    claimed = make_beacon(here.key, (here.membership.claim(), 1), START, 5, [])
+    assert read_beacon(claimed.raw) is not None  # others still understand it; another key is what helps
+
+
+def test_only_a_former_neighbour_can_say_that_a_node_refused() -> None:
+    liar, peer, far, between = (NodeKey.generate() for _ in range(4))
+    here = Alone(liar, peer, far)
+    here.opened(liar, peer)
+    here.beacon(peer, said(peer, 1, here.key, between), said(far, 1, between))
+    here.run(1)
+    assert here.word(far) is Word.UP  # by a neighbour that is not known here
+    lie = make_beacon(liar, (100, 1), here.now, 5, [here.key.public], [far.public])
+    here.beacon(liar, lie.raw)
+    here.membership.heard(peer.public, 0, here.now)
+    here.run(2)
+    assert here.word(far) is Word.UP

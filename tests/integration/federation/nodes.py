@@ -54,7 +54,7 @@ class EchoMesh:
     def refused(self, peer: bytes, now_ms: int) -> list[Effect]:
         return []
 
-    def heard(self, peer: bytes, at_ms: int) -> None:
+    def heard(self, peer: bytes, silent_ms: int, now_ms: int) -> None:
         pass
 
     def beacon_of(self, peer: bytes) -> bytes:
