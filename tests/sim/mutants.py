@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,11 +18,16 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 PROGRAMS: Final = {"federation": ("tests.sim", 25, 400), "alive": ("tests.sim.alive", 2, 12)}
 """Module, seeds in one process, and seeds before a mutant counts as not caught."""
+TESTS: Final = {
+    "quotas": ("tests/unit/test_quotas.py", "tests/property/test_quota_properties.py"),
+    "keys": ("tests/unit/test_succession.py",),
+}
+"""What is seen by tests, where the simulator has no such nodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`old` stands exactly once in `file`, and becomes `new`. `seen_by`: the program whose seeds are run."""
+    """`old` stands exactly once in `file`, and becomes `new`. `seen_by`: the program whose seeds are run, or tests."""
 
     name: str
     file: str
@@ -95,8 +101,8 @@ MUTANTS: Final = (
     Mutant(
         "a restart: stamps begin anew",
         "federation/replica.py",
-        "        if entry.origin == self.origin:\n            self._clock.observe(entry.stamp)\n        return entry",
-        "        return entry",
+        "        if entry.origin == self.origin or entry.origin in self._former:",
+        "        if False:",
     ),
     Mutant(
         "a clock far ahead: what it signed is never said again",
@@ -275,8 +281,8 @@ MUTANTS: Final = (
     Mutant(
         "who is alive: a node to which no way leads is doubted for ever",
         "federation/reachability.py",
-        "if now_ms - self._doubt.setdefault(origin, now_ms) < DOUBT_MS:",
-        "if now_ms - self._doubt.setdefault(origin, now_ms) < 1 << 60:",
+        "< (RETURN_MS if back else DOUBT_MS):",
+        "< 1 << 60:",
         "alive",
     ),
     Mutant(
@@ -310,8 +316,8 @@ MUTANTS: Final = (
     Mutant(
         "who is alive: what is not signed is believed",
         "federation/membership.py",
-        "            if not is_signed(beacon):\n                return [*effects",
-        "            if False:\n                return [*effects",
+        "            if not is_signed(beacon):  # before it counts as said by that node",
+        "            if False:",
         "alive",
     ),
     Mutant(
@@ -342,6 +348,62 @@ MUTANTS: Final = (
         "if False:",
         "alive",
     ),
+    Mutant(
+        "quotas: a frozen origin is still admitted",
+        "federation/quotas.py",
+        "return frozenset(part.origin for part in self.frozen if part.trust == tree.trust)",
+        "return frozenset()",
+        "quotas",
+    ),
+    Mutant(
+        "quotas: what is frozen stays so, though it fits",
+        "federation/quotas.py",
+        "if self._fits(part, used, used.plus(elsewhere), now_ms):",
+        "if False:",
+        "quotas",
+    ),
+    Mutant(
+        "quotas: nothing counts against those above",
+        "federation/budget.py",
+        "known.edges = tuple({edge: None for chain in chains for edge in _edges(chain)})",
+        "known.edges = ()",
+        "quotas",
+    ),
+    Mutant(
+        "quotas: keys are made without end",
+        "federation/quotas.py",
+        "if said.records > times * self.bounds.keys:",
+        "if False:",
+        "quotas",
+    ),
+    Mutant(
+        "keys: whoever has a key names its heir",
+        "federation/succession.py",
+        "        if sha256(said.new).digest() != known.pin:\n            self._refuse(key",
+        "        if False:\n            self._refuse(key",
+        "keys",
+    ),
+    Mutant(
+        "keys: the heir need not agree",
+        "federation/succession.py",
+        "if not verify(new, _PROOF + entry.origin + new, proof):",
+        "if False:",
+        "keys",
+    ),
+    Mutant(
+        "keys: two successions of one key are no fork",
+        "federation/succession.py",
+        "if said.then and known.then and said.then != known.then:",
+        "if False:",
+        "keys",
+    ),
+    Mutant(
+        "keys: a later hash of the next key takes the place of the first",
+        "federation/succession.py",
+        "        if not known.pin:\n            self._set(key, replace(known, pin=digest))",
+        "        if known.pin != digest:\n            self._set(key, replace(known, pin=digest))",
+        "keys",
+    ),
 )
 
 
@@ -358,36 +420,46 @@ def main() -> int:
 
 
 def _caught(mutant: Mutant) -> bool:
-    program, chunk, runs = PROGRAMS[mutant.seen_by]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="kosreg-mutant-") as place:
         copy = Path(place)
-        for package in ("crdt", "federation", "tests/sim"):
+        for package in ("crdt", "federation", *(("kosreg", "tests") if mutant.seen_by in TESTS else ("tests/sim",))):
             shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "tests/__init__.py", copy / "tests/__init__.py")
+        for file in ("tests/__init__.py", "pyproject.toml"):
+            shutil.copy(ROOT / file, copy / file)
         source = copy / mutant.file
         text = source.read_text()
         if text.count(mutant.old) != 1:
             print(f"STALE   {mutant.name}: its text stands {text.count(mutant.old)} times in {mutant.file}")
             return False
         source.write_text(text.replace(mutant.old, mutant.new))
-        for first in range(0, runs, chunk):
+        for command in _commands(mutant.seen_by):
             done = subprocess.run(
-                [sys.executable, "-m", program, "--first", str(first), "--runs", str(chunk)],
+                [sys.executable, "-m", *command],
                 cwd=copy, env={**os.environ, "PYTHONPATH": place}, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
                 why = (done.stdout or done.stderr).strip().splitlines()
-                told = [line for line in why if line and not line.startswith(" ")]
-                if not told[0].startswith("seed "):
-                    print(f"BROKEN  {mutant.name}: nothing runs\n        {told[-1][:160]}", flush=True)
+                told = [line for line in why if line.startswith(("seed ", "FAILED "))]
+                if not told:
+                    print(f"BROKEN  {mutant.name}: nothing runs\n        {why[-1][:160]}", flush=True)
                     return False
                 print(
                     f"caught  {mutant.name} ({time.perf_counter() - began:.0f} s)\n        {told[0][:160]}", flush=True
                 )
                 return True
-    print(f"ESCAPED {mutant.name}: {runs} seeds saw nothing", flush=True)
+    print(f"ESCAPED {mutant.name}: nothing saw it", flush=True)
     return False
+
+
+def _commands(seen_by: str) -> Iterator[tuple[str, ...]]:
+    """What `python -m` is to run, one after the other, until one of them sees the mutant."""
+    if seen_by in TESTS:
+        yield ("pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS[seen_by])
+        return
+    program, chunk, runs = PROGRAMS[seen_by]
+    for first in range(0, runs, chunk):
+        yield (program, "--first", str(first), "--runs", str(chunk))
 
 
 if __name__ == "__main__":
