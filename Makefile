@@ -52,7 +52,7 @@ bench-federation: dev   ## how fast facts travel between nodes, and what that co
 docs: dev               ## write the tables of the documentation anew from the code
 	$(BIN)/python -m docs.generate
 
-soak-kill: dev          ## kill a node under load 50 times: nothing that was acknowledged may be lost (10 minutes)
+soak-kill: dev          ## kill a node under load 50 times: nothing that was acknowledged may be lost (30 minutes)
 	KOSREG_TEST_KILLS=50 $(BIN)/pytest tests/integration/test_crash.py tests/integration/federation/test_join_crash.py \
 		tests/integration/federation/test_member_crash.py
 
@@ -63,7 +63,7 @@ sim: dev                ## 2000 simulated federations that are cut, crashed and 
 	$(BIN)/python -m tests.sim --first $$(date +%s) --runs 2000 --jobs 2
 	$(BIN)/python -m tests.sim.alive --first $$(date +%s) --runs 1000 --jobs 2
 
-mutants: dev            ## break one rule at a time and see the simulator notice (10 minutes)
+mutants: dev            ## break one rule at a time and see the simulator notice (30 minutes)
 	$(BIN)/python -m tests.sim.mutants
 
 lock: dev               ## write the lock files anew from pyproject.toml
