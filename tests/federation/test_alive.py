@@ -116,6 +116,34 @@ async def test_all_others_say_what_became_of_a_node(lab: Callable[..., Lab], siz
         await asyncio.wait_for(until_status(first, others[0], "active"), 40)
 
 
+@pytest.mark.timeout(150)
+async def test_of_two_halves_each_calls_the_services_of_the_other_offline(lab: Callable[..., Lab]) -> None:
+    async with lab(10, "mesh") as nodes:
+        for node in nodes:
+            await node.register(id=f"s-of-{node.name}", name="S", visibility="public")
+        await nodes.converged()
+        here, there = list(nodes)[:5], list(nodes)[5:]
+        nodes.split(here, there)
+        async with asyncio.timeout(12):
+            await asyncio.gather(
+                *(until_status(one, other, "offline") for one in here for other in there),
+                *(until_status(other, one, "offline") for one in here for other in there),
+            )
+        for part in (here, there):
+            for one in part:
+                assert (await one.call("GET", "/api/node")).object()["isolated"] is False
+                for other in part:
+                    assert await shown(one, f"s-of-{other.name}") in (
+                        ("active", "as its node says"), ("active", "not monitored"),
+                    )  # fmt: skip
+        nodes.heal()
+        async with asyncio.timeout(40):
+            await asyncio.gather(
+                *(until_status(one, other, "active") for one in here for other in there),
+                *(until_status(other, one, "active") for one in here for other in there),
+            )
+
+
 async def until_status(node: LabNode, of: LabNode, status: str) -> None:
     while (await shown(node, f"s-of-{of.name}"))[0] != status:
         await asyncio.sleep(0.05)
