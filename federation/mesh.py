@@ -358,7 +358,7 @@ class Mesh:
             pair.answered(said.answers, now_ms, more=said.more)
         if not said.news:
             pair.received += len(said.raws)
-        for tree in stale if not taken else ():
+        for tree in sorted(stale, key=Tree.to_wire) if not taken else ():  # one order, whatever that of the set
             if self._broadcast.make_lazy(pair.peer, tree):
                 effects.append(Send(pair.peer, messages.prune(tree), Lane.PUSH))
         for entry in taken if said.news else ():
