@@ -6,8 +6,8 @@ session passes in another. Its payload map has `id` (16 bytes, UUIDv7), `from` a
 share one signature. Where the list has more than 8 KiB, `payload` is a byte string instead: zlib of the list. It is
 signed as it is sent, so nothing is inflated that the peer did not sign.
 
-A bare frame is an inner message alone (ping, pong, close): TLS and the hello say who sent it. The first byte tells the
-two apart. No I/O, no clock.
+A bare frame is an inner message alone (ping, pong, close, beacons): TLS and the hello say who sent it. The first byte
+tells the two apart. No I/O, no clock.
 
 Inner messages are encoded once (`encode_message`), whoever they go to; an envelope is put together around those bytes.
 """

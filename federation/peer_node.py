@@ -1,7 +1,7 @@
 """The shell that runs a mesh: it listens and dials, keeps one link a peer, and carries out what the mesh asks for.
 
 What the mesh is given and what it does is sliced, so that others on the loop have their turn; from a peer that makes
-more work than gets done, no more is read. Signatures of blocks are checked in another thread.
+more work than gets done, no more is read. Signatures of blocks are checked in another process.
 """
 
 import asyncio
